@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'START', 'USUAL', 'Config', 'Choice', 'choices', 'lens_names', 'learning_rates', 'complete', 'sizes_of',
            'method', 'tune_what', 'train_what', 'lens_what', 'load_data', 'network', 'tune', 'train', 'look',
-           'one_network', 'Study', 'collect', 'run']
+           'one_network', 'with_target', 'Study', 'collect', 'run']
 
 # %% ../../nbs/92_study.ipynb #a1cf5bd1
 import ast, math, time
@@ -33,7 +33,7 @@ class Config:
     data: Literal[tuple(data_room.names())] = None # data set [quick, default: mnist5k; full: mnist]
     model: Literal[tuple(models.names())] = 'awch_fc' # architecture; awch_fc is 784-50-50-10 without biases
     loss: Literal[tuple(losses())] = 'cross_entropy' # per-sample loss, averaged over samples
-    target: float = None # training loss at which optimizers are compared [quick .5, default .05, full .02]
+    target: float = None # training loss at which optimizers are compared [cross_entropy: quick .5, default .05, full .02; other losses: the same share of the initial loss]
     epochs: int = None # epochs of the equal-epochs table [quick 3, default 10, full 20]
     max_epochs: int = None # an optimizer that has not reached the target by then is marked 'not reached' [quick 20, default 60, full 100]
     batch_size: int = 64 # minibatch
@@ -113,12 +113,13 @@ def complete(cfg:Config)->Config:
     if cfg.preset not in PRESETS: raise ValueError(f'study preset: must be among {", ".join(PRESETS)}, received {cfg.preset!r}')
     preset = PRESETS[cfg.preset]
     if cfg.data not in (None, preset['data']): preset = preset|dict(n_train=None, n_test=None)   # other data: all of it
+    if cfg.loss!='cross_entropy': preset = preset|dict(target=None)                                # `run` sets it
     cfg = replace(cfg, sizes=preset['sizes']|cfg.sizes, **{k:v for k,v in preset.items() if k!='sizes' and getattr(cfg, k) is None})
     known = {f.name:f.type for f in fields(Sizes)}
     if bad := [k for k in cfg.sizes if k not in known]: raise ValueError(f'study sizes: must be among {", ".join(known)}, received {bad[0]!r}')
     for k in ('epochs', 'max_epochs', 'batch_size', 'n_train', 'n_test', 'seeds', 'tune_epochs', 'workers'):
         if getattr(cfg, k) is not None and getattr(cfg, k)<1: raise ValueError(f'study {k}: must be >= 1, received {getattr(cfg, k)}')
-    if not cfg.target>0: raise ValueError(f'study target: must be > 0, received {cfg.target}')
+    if cfg.target is not None and not cfg.target>0: raise ValueError(f'study target: must be > 0, received {cfg.target}')
     for k,options in dict(data=data_room.names(), model=models.names(), loss=losses()).items():
         if getattr(cfg, k) not in options: raise ValueError(f'study {k}: must be among {", ".join(options)}, received {getattr(cfg, k)!r}')
     pick_device(cfg.device); lens_names(cfg.lenses); learning_rates(cfg.lr, choices(cfg.optimizers, cfg.loss))
@@ -233,6 +234,14 @@ def one_network(job):
     return c.label, s
 
 # %% ../../nbs/92_study.ipynb #e5232b9a
+def with_target(cfg):
+    "The configuration with its target; ValueError where the loss does not fit the labels or training starts below the target"
+    d, share = load_data(cfg), PRESETS[cfg.preset]['target']/math.log(10)     # of the loss of a network that knows nothing of ten classes
+    first = Problem(network(cfg, d, 0), cfg.loss, d.x_train, d.y_train, chunk=2000).loss()
+    cfg = replace(cfg, target=float(f'{share*first:.3g}')) if cfg.target is None else cfg
+    if first<=cfg.target: raise ValueError(f'study target: must be below the initial training loss {first:.4g}, received {cfg.target}')
+    return cfg
+
 @dataclass
 class Study:
     "A finished study: what the report is written from"
@@ -259,7 +268,7 @@ def run(
     cfg, t = complete(cfg), time.perf_counter()
     Store(Path(cfg.out)/'cells')                                 # refuses a folder that cannot be written
     opts, fixed = choices(cfg.optimizers, cfg.loss), learning_rates(cfg.lr, choices(cfg.optimizers, cfg.loss))
-    Problem(network(cfg, d := load_data(cfg), 0), cfg.loss, d.x_train[:8], d.y_train[:8])     # refuses a loss that does not fit the labels
+    cfg = with_target(cfg)                                       # refuses a loss that does not fit the labels
     free = [c for c in opts if c.label not in fixed]
     with pool(cfg.workers) as workers:
         found = run_jobs(tune, [(cfg, c) for c in free], workers, desc='learning rates', show=show)

@@ -39,6 +39,7 @@ def pretty(
     "A number with as many digits as its standard error supports (two of the error's)"
     if x is None or not math.isfinite(x): return '—'
     if not se or not math.isfinite(se): return f'{x:.3g}' if abs(x)<1e5 else f'{x:.2e}'
+    if se<1e-4*abs(x): return f'{x:.5g} ± {se:.0e}'                        # five digits are enough
     digits = 1-math.floor(math.log10(se))
     if abs(x)>=1e5 or (x and abs(x)<1e-3):
         e = math.floor(math.log10(abs(x)))
