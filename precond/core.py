@@ -286,6 +286,7 @@ def flatten(self:Problem,
     "Named tensors as flat weights, row-major, in `named_parameters` order"
     return torch.cat([tensors[k].reshape(-1) for k in self.names])
 
+# %% ../nbs/00_core.ipynb #686a477d
 @patch
 @torch.no_grad()
 def _probe(self:Problem):
@@ -344,6 +345,7 @@ def loss(self:Problem)->float:
     "Mean loss over the samples"
     return self.losses().double().mean().item()
 
+# %% ../nbs/00_core.ipynb #bb91666e
 @patch
 def loss_and_grad(self:Problem)->tuple: # (float, (P,))
     "Mean loss and its gradient"
@@ -381,6 +383,7 @@ def at(self:Problem,
     new.params = self.params|new.unflatten(new.weights)
     return new
 
+# %% ../nbs/00_core.ipynb #bfff0f72
 @patch
 def only(self:Problem,
     names # a glob pattern or several, e.g. 'fc1.*'
@@ -394,6 +397,7 @@ def only(self:Problem,
     new._select([k for k in self.names if any(fnmatch.fnmatchcase(k, p) for p in patterns)])
     return new
 
+# %% ../nbs/00_core.ipynb #58ca1205
 @patch
 def batch(self:Problem,
     idx # indices or a slice

@@ -34,6 +34,7 @@ def _exact(v):
     v = v.item() if isinstance(v, np.generic) else v
     return repr(v) if isinstance(v, float) and not np.isfinite(v) else plain(v)
 
+# %% ../nbs/80_sweep.ipynb #86547041
 @dataclass
 class Record:
     "One stored result"
@@ -92,6 +93,7 @@ def _start_worker(parent):
         os._exit(1)                                              # the parent was killed: finish nothing more
     threading.Thread(target=follow, daemon=True).start()
 
+# %% ../nbs/80_sweep.ipynb #349aab51
 @contextmanager
 def pool(
     workers:int # processes; 1: none, jobs run here
@@ -117,6 +119,7 @@ def _hidden_main():
 
 def _wake(p, workers): [f.result() for f in [p.submit(os.getpid) for _ in range(workers)]]   # starts every process
 
+# %% ../nbs/80_sweep.ipynb #7d723fe5
 def run_jobs(
     fn:Callable,        # job -> result; importable (not a lambda) with a pool
     jobs:list,          # one argument each
@@ -184,6 +187,7 @@ def _result(result, axes):
     if bad := [k for k,v in arrays.items() if v.dtype.kind not in 'biuf']: raise ValueError(f'sweep: arrays must be real numbers, received {bad}')
     return {k:v for k,v in result.items() if k not in arrays}, arrays
 
+# %% ../nbs/80_sweep.ipynb #5fe61007
 def _one(job):
     "Run one configuration and store its record; top level, so that a worker process can import it"
     recipe, cfg, out, axes = job
@@ -196,6 +200,7 @@ def _one(job):
                               config=asdict(cfg), seconds=time.perf_counter()-start).status
     return Store(out).put(what, values, arrays, config=asdict(cfg), seed=getattr(cfg, 'seed', None), seconds=time.perf_counter()-start).status
 
+# %% ../nbs/80_sweep.ipynb #901650d0
 def run(
     recipe,            # see `resolve`; an import path when workers > 1
     grid:dict,         # field -> list of values; the product is run

@@ -242,6 +242,7 @@ def with_target(cfg):
     if first<=cfg.target: raise ValueError(f'study target: must be below the initial training loss {first:.4g}, received {cfg.target}')
     return cfg
 
+# %% ../../nbs/92_study.ipynb #f6389305
 @dataclass
 class Study:
     "A finished study: what the report is written from"
@@ -260,6 +261,7 @@ def collect(cfg, rates, **prov)->Study:
     source = next(iter(trains.values())).values['data']
     return Study(cfg, rates, trains, looks, provenance(asdict(cfg), cfg.seed, cfg.device, data=source, **prov))
 
+# %% ../../nbs/92_study.ipynb #af66b63c
 def run(
     cfg:Config,      # see the fields of `Config`
     show:bool=True   # progress bars, and the table at the end

@@ -158,6 +158,7 @@ def trace_figure(study, R):
     def draw(k, r, ax): viz.traces(r.arrays['loss_trace'], r.values.get('init_loss'), ax)
     return _grid(study, 'llc', draw)
 
+# %% ../../nbs/91_study.report.ipynb #775df570
 FIGURES = dict(training=(training_figure, None, 'Training loss and test accuracy, mean over seeds with a band of one standard deviation.'),
     compare=(compare_figure, None, 'Numbers at equal training loss. Large dots: means over seeds; small dots: seeds with their own standard errors; '
              'hollow: the target was not reached.'),
@@ -228,6 +229,7 @@ class Report:
     json: Path
     text: str
 
+# %% ../../nbs/91_study.report.ipynb #a7f4c708
 def _text(study, one):
     missed = ' | rows "not reached" are not comparable' if (one['reached'].str.contains('not')).any() else ''
     return (f'\n{study.config.model} on {study.config.data}, at equal training loss {study.config.target} '
@@ -240,6 +242,7 @@ def source(s)->str:
 def _record(r): return dict(values=r.values, status=r.status, error=r.error, provenance=r.provenance,
                             arrays=f'cells/{key_of(r.what)}.npz' if r.arrays else None)
 
+# %% ../../nbs/91_study.report.ipynb #063ecdff
 def write_report(study)->Report:
     "Write report.html, study.json and the figures into the study's folder"
     out, R = Path(study.config.out), rows(study)
