@@ -272,6 +272,7 @@ def _symmetric(who, *Xs):
                              f'{float((X-X.T).norm()):.2g} at norm {float(X.norm()):.2g}')
     return Xs
 
+# %% ../nbs/70_awd.ipynb #33f9dd51
 def commutation(
     A,          # (d,d) symmetric
     B,          # (d,d) symmetric

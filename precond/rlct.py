@@ -194,6 +194,7 @@ def _diagnose(trace, lam, curvature_samples, seed):
                 step_bias=float(heat/abs(lam.mean())) if lam.mean() else math.inf,
                 localization_share=trace.gamma*d2/p.P, distance=d2**.5)
 
+# %% ../nbs/65_rlct.ipynb #962522e9
 def _objections(d, mean, stderr, chains, noise):
     "Reasons, in words, not to trust an estimate"
     t = stats.t.ppf(.995, chains-1) if chains>1 else math.inf

@@ -88,6 +88,7 @@ def balanced_indices(
     order = torch.rand(*perms.shape, generator=gen).argsort(1)                                 # a random order in every block
     return perms.gather(1, order).flatten()[:n]
 
+# %% ../../nbs/10_data_base.ipynb #53aca1d5
 def pick_classes(
     y:torch.Tensor, # (N,) integer classes
     classes=None,   # a list of classes, an int k for the first k, or None for all

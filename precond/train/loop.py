@@ -166,6 +166,7 @@ def digest(
 
 _WANTED = 'fit: optimizer must be a name, an optim.make object or a callable params -> torch optimizer'
 
+# %% ../../nbs/50_train.loop.ipynb #53b68cb5
 class MethodStepper:
     "Steps a functional optimizer"
     def __init__(self, net, method, seed, lr):
@@ -392,6 +393,7 @@ def _index(v):
     try: return v if isinstance(v, bool) else operator.index(v)
     except TypeError: return v
 
+# %% ../../nbs/50_train.loop.ipynb #1b0fd67b
 def _check(o):
     "Refuse bad arguments"
     whole = lambda v: isinstance(v, int) and not isinstance(v, bool)
