@@ -4,7 +4,7 @@
 
 Each notebook runs in a fresh process in its own folder, with the repository root on sys.path.
 A failing cell stops with its traceback and leaves the file as it was."""
-import os, re, subprocess, sys
+import os, re, subprocess, sys, warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +17,8 @@ def execute(path):
     from execnb.shell import CaptureShell
     os.chdir(path.parent)
     sys.path.insert(0, str(ROOT))
+    warnings.formatwarning = lambda message, category, *_, **__: f'{category.__name__}: {message}\n'   # a stored output names no path
+    warnings.filterwarnings('ignore', category=FutureWarning, module=r'torch\.jit')
     nb, shell = read_nb(path), CaptureShell(path.parent, mpl_format='png')
     for cell in nb.cells:
         if cell.cell_type != 'code': continue
