@@ -81,8 +81,8 @@ class Adam(Method):
         if self.decoupled: w = shrunk(w, lr, self.weight_decay)
         else: g = decayed(g, w, self.weight_decay)
         m = torch.lerp(state['m'], g, 1-self.beta1)
-        v = (state['v']*self.beta2).addcmul(g, g, value=1-self.beta2)
-        root = v.sqrt()/(1-self.beta2**t)**.5 + self.eps
+        v = (state['v']*self.beta2).addcmul_(g, g, value=1-self.beta2)                  # in place on what is new: the state stays
+        root = v.sqrt().div_((1-self.beta2**t)**.5).add_(self.eps)
         rate = lr/(1-self.beta1**t)
         w = torch.addcdiv(w, rate*m, root, value=-1) if torch.is_tensor(lr) else torch.addcdiv(w, m, root, value=-rate)
         return w, dict(t=t, m=m, v=v)
