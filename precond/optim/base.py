@@ -75,6 +75,7 @@ class Method:
             v = getattr(self, f.name)
             if isinstance(v, np.generic): object.__setattr__(self, f.name, v := v.item())      # numpy's numbers as Python's
             _check_knob(self.name, f, v)
+            if isinstance(v, float) and str(f.metadata['rule']).startswith('an integer'): object.__setattr__(self, f.name, int(v))
 
     @property
     def hyper(self): return {f.name:getattr(self, f.name) for f in fields(self)}
@@ -101,6 +102,7 @@ class Method:
         return problem
 
 # %% ../../nbs/40_optim.base.ipynb #f89f4945
+_ORIGINS = 'precond', 'torch', 'pytorch_optimizer'
 _METHODS, RESOLVERS = {}, []   # a resolver has names() -> list and find(name) -> a Method class or None
 
 def register(
@@ -118,6 +120,7 @@ def names(
     origin:str=None # only these: precond, torch or pytorch_optimizer
 )->list:
     "The registered optimizers: ours first, then those of other libraries"
+    if origin not in (None, *_ORIGINS): raise ValueError(f'optim: origin must be one of {", ".join(_ORIGINS)}, received {origin!r}')
     every = [*_METHODS, *dict.fromkeys(n for r in RESOLVERS for n in r.names() if n not in _METHODS)]
     return every if origin is None else [n for n in every if _find(n).origin==origin]
 
@@ -125,7 +128,7 @@ def _find(name):
     if name in _METHODS: return _METHODS[name]
     for r in RESOLVERS:
         if found := r.find(name): return found
-    near = difflib.get_close_matches(str(name), names(), 4)
+    near = difflib.get_close_matches(str(name).lower(), names(), 4)
     raise ValueError(f'optim: optimizer must be one of {", ".join(_METHODS)} or another of optim.names(), received {name!r}'
                      +(f' (did you mean {" or ".join(near)}?)' if near else ''))
 
@@ -251,6 +254,8 @@ class TorchOptimizer(torch.optim.Optimizer):
         self.sizes = [p.numel() for p in self.params]
         self._state, self.steps, self._base, self._seen = None, 0, None, _Recorder()
         usual = {k:getattr(method, k) for k in ('lr', 'weight_decay') if hasattr(method, k)}
+        if torch.is_tensor(usual.get('weight_decay')):
+            raise ValueError(f"optim {method.name}: weight_decay must be a number here, with groups= for others, received a tensor")
         super().__init__(_split(method.name, dict(named), groups or [], usual), usual)
         self._variants = {}                                      # weight decays of the groups -> method
         self._signals = method.watch(model) if method.watch else None
@@ -264,7 +269,9 @@ class TorchOptimizer(torch.optim.Optimizer):
 def _split(who, named, groups, usual):
     "Parameter groups for torch: the rest first, then those asked for"
     out, left = [], dict(named)
+    if isinstance(groups, dict): raise ValueError(f'optim {who}: groups must be a list of dicts, received one dict')
     for g in groups:
+        if isinstance(g, dict): g = {k:v.item() if isinstance(v, np.generic) else v for k,v in g.items()}
         if not isinstance(g, dict) or 'params' not in g or set(g)-{'params', *usual}:
             raise ValueError(f'optim {who}: a group is a dict of params and {" or ".join(usual)}, received {g if not isinstance(g, dict) else ", ".join(g)}')
         want = [g['params']] if isinstance(g['params'], (str, torch.Tensor)) else list(g['params'])
@@ -281,8 +288,10 @@ def _split(who, named, groups, usual):
 @patch
 def _problem(self:TorchOptimizer, w, batch=None):
     "The Problem on `batch`, or on the last training input, at flat weights w"
-    x, y = batch if batch is not None else (self._seen.x, None)
     who = f'optim {self.method.name}'
+    if batch is not None and not (isinstance(batch, (tuple, list)) and len(batch)==2):
+        raise ValueError(f'{who}: batch must be (x, y), received {type(batch).__name__}')
+    x, y = batch if batch is not None else (self._seen.x, None)
     if x is None: raise ValueError(f'{who}: needs the last training input, received no forward pass on a tensor in train mode')
     if y is None and self.method.needs_labels: raise ValueError(f'{who}: needs labels, pass step(batch=(x, y))')
     if self._base is None: self._base = Problem(self.model, self.loss or 'mse', x, y).only(self.names)
@@ -337,7 +346,9 @@ def hessian_product(
     def hvp(z):
         rows = [(g, u.view_as(g)) for g,u in zip(grads, z.split(sizes), strict=True) if g is not None and g.requires_grad]
         if not rows: return torch.zeros_like(z)
-        out = torch.autograd.grad([g for g,_ in rows], params, [u for _,u in rows], retain_graph=True, allow_unused=True)
+        live = [p for p in params if p.requires_grad]                            # the rest was frozen on the way
+        out = iter(torch.autograd.grad([g for g,_ in rows], live, [u for _,u in rows], retain_graph=True, allow_unused=True))
+        out = [next(out) if p.requires_grad else None for p in params]
         return torch.cat([(torch.zeros_like(p) if h is None else h).reshape(-1) for p,h in zip(params, out, strict=True)])
     return hvp
 
@@ -355,7 +366,7 @@ def _hvp(self:TorchOptimizer, w, batch):
 
 # %% ../../nbs/40_optim.base.ipynb #dd05c1a8
 @patch
-def _gradient(self:TorchOptimizer, closure, rng):
+def _gradient(self:TorchOptimizer, closure, rng, batch=None):
     "gradient(w, graph) by calling the closure again: same random numbers, running statistics left alone"
     def gradient(w, graph=False):
         kept, devices = [b.clone() for b in self.model.buffers()], [rng[1]] if rng[1] is not None else []
@@ -365,7 +376,7 @@ def _gradient(self:TorchOptimizer, closure, rng):
             if devices: torch.cuda.set_rng_state(rng[2], rng[1])
             loss = closure()
         for b,c in zip(self.model.buffers(), kept, strict=True): b.data.copy_(c)
-        hvp = self._hvp(w, None) if graph else None
+        hvp = self._hvp(w, batch) if graph else None
         return loss.detach(), self._flat(grads=True), hvp
     return gradient
 
@@ -385,7 +396,7 @@ def step(self:TorchOptimizer,
     w, g = self._flat(), self._flat(grads=True)
     (method, lr), services = self._settings(), {}
     if method.needs_hvp: services['hvp'] = self._hvp(w, batch)
-    if method.needs_gradient: services['gradient'] = self._gradient(closure, rng)
+    if method.needs_gradient: services['gradient'] = self._gradient(closure, rng, batch)
     if self._signals: services['signals'] = self._signals()
     due = self.method.needs_problem and (self._state is None or self.method.due(self._state))
     problem = self._problem(w, batch) if due else None

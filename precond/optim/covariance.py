@@ -167,9 +167,20 @@ class CovariancePower(Method):
     needs_layout = True
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.covariance, str) and self.covariance!='running':
-            raise ValueError("optim cov: covariance must be a matrix, a dict layer -> matrix, None or 'running', "
-                             f'received {self.covariance!r}')
+        given, globs = self.covariance, [self.layers] if isinstance(self.layers, str) else self.layers
+        if globs is not None and not (isinstance(globs, (list, tuple)) and globs and all(isinstance(k, str) for k in globs)):
+            raise ValueError(f'optim cov: layers must be a glob on layer names, a list of them or None, received {self.layers!r}')
+        if given is None or isinstance(given, str) and given=='running': return
+        each = [*given.values()] if isinstance(given, dict) else [given]
+        if not each or not all(_square(S) for S in each):
+            raise ValueError("optim cov: covariance must be a finite square matrix, a dict layer -> matrix, None or 'running', "
+                             f'received {given if isinstance(given, (str, int, float, complex)) else type(given).__name__!r}')
+
+def _square(S):
+    "Whether it is a finite square matrix"
+    try: S = torch.as_tensor(getattr(S, 'matrix', S))
+    except (TypeError, ValueError, RuntimeError): return False
+    return S.ndim==2 and len(S)==S.shape[1] and not S.is_complex() and bool(S.isfinite().all())
 
 # %% ../../nbs/42_optim.covariance.ipynb #59b58d83
 @patch(as_prop=True)

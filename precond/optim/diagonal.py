@@ -49,7 +49,7 @@ def _sample_squares(problem, S):
         pull = vjp(lambda w: problem.forward(w, x[None]).reshape(-1), problem.weights)[1]
         return vmap(lambda c: pull(c)[0])(S.T)                                         # (R,P)
     total, k = torch.zeros_like(problem.weights), max(1, LARGEST//(S.shape[2]*problem.P))
-    for i in range(0, problem.n, k): total += vmap(one)(problem.x[i:i+k], S[i:i+k]).square_().sum((0, 1))
+    for i in range(0, problem.n, k): total += vmap(one)(problem.x[i:i+k], S[i:i+k]).square().sum((0, 1))
     return total/problem.n
 
 # %% ../../nbs/44_optim.diagonal.ipynb #3fa7376b

@@ -25,12 +25,14 @@ def kfac_layers(
 )->list: # of (layer, module, weight name, bias name or None)
     "The layers K-FAC will treat; ValueError naming the first parameter that belongs to none"
     layers, lost = layer_parameters(problem)
-    bad = [(k, m) for k,m,*_ in layers if not (isinstance(m, nn.Linear) or plain_conv(m))]
+    fits, why = lambda m: isinstance(m, nn.Linear) or plain_conv(m), ''
+    bad = [(k, m) for k,m,*_ in layers if not fits(m)]
     if lost:
         bad = [(k, m) for k,m in problem.template.named_modules() if f'{k}.{lost[0].rpartition(".")[2]}'.lstrip('.')==lost[0]]
+        why = f', whose {lost[0]!r} {"is shared" if fits(bad[0][1]) else "is trained"}'
     if bad:
         raise ValueError(f'optim {who}: trained parameters must belong to Linear or plain Conv2d layers, '
-                         f'received {type(bad[0][1]).__name__} {bad[0][0]!r}')
+                         f'received {type(bad[0][1]).__name__} {bad[0][0]!r}{why}')
     if half := [k for k,_,w,_ in layers if w is None]:
         raise ValueError(f'optim {who}: a bias is trained with its weight, received the bias of {half[0]!r} alone')
     return layers

@@ -51,7 +51,7 @@ def output_factor(
         raise ValueError(f"optim: kind {kind!r} needs cross_entropy or mse (use 'ggn' or 'empirical'), received {name}")
     if kind=='true': return softmax_root(f)
     p = f.softmax(-1)
-    y = torch.multinomial(p, 1, generator=generator)
+    y = torch.multinomial(p.nan_to_num(1.), 1, generator=generator)             # a NaN stays one, for the caller to see
     return (p - torch.zeros_like(p).scatter(1, y, 1.))[:, :, None]
 
 # %% ../../nbs/43_optim.natural.ipynb #74c0e2ac
@@ -340,6 +340,7 @@ def damped_solve(
         y, r = _apply(fac, z), g-rows.rmv(z)                                  # r: what g has besides
         v, size = rows.rmv(y), fac['norm']*y.norm()
         if r.norm() <= 100*eps*g.norm(): r = None
+        elif not r.norm() <= g.norm(): v, r, size = 0., g, 0.                 # z is of no use
     if fac['weight']: solve = lambda r: _apply(fac, r)
     elif damping: solve = lambda r: (r-rows.rmv(_apply(fac, rows.mv(r))))/damping
     else: solve = lambda r: rows.rmv(_apply(fac, _apply(fac, rows.mv(r))))
@@ -364,7 +365,7 @@ def coordinates(
         return (problem.loss_fn.grad(f, y)/(scale*n**.5)).view(n, -1).T.reshape(-1)
     p = f.softmax(1).gather(1, y[:, None])                                    # of the labels
     z = -softmax_root(f)[torch.arange(n, device=f.device), y]/(p*n**.5)       # (n,C-1)
-    return z.T.reshape(-1) if z.isfinite().all() else None
+    return z.T.reshape(-1) if p.min()>=torch.finfo(p.dtype).eps else None     # z ~ 1/root p: rounding would drown the gradient
 
 # %% ../../nbs/43_optim.natural.ipynb #feb83996
 @register('ngd')
@@ -393,8 +394,11 @@ class NaturalGradient(Method):
 @patch
 def __post_init__(self:NaturalGradient):
     Method.__post_init__(self)
-    if self.extra is not None and not torch.is_tensor(self.extra):
-        object.__setattr__(self, 'extra', torch.as_tensor(self.extra))
+    if self.extra is not None:
+        try: x = torch.as_tensor(self.extra)
+        except (TypeError, ValueError, RuntimeError): x = torch.empty(())
+        if x.ndim<1 or len(x)<1: raise ValueError(f'optim ngd: extra must be a tensor of inputs (m, ...), received {self.extra!r:.60}')
+        object.__setattr__(self, 'extra', x)
     given, source = self.extra is not None, self.source
     bad = [(source!='train' and not given, f'data={self.data!r} needs extra=inputs', 'none'),
            (source!='train' and self.kind=='empirical', "kind='empirical' needs labels, so data='train'", f'data={source!r}'),

@@ -28,9 +28,11 @@ def _graded(X, Q, k, g):
     return c, V@q.T
 
 def _rows(X, Q, J, k, g):
-    "The same; the Gram matrix serves where it can"
+    "The same, or None on overflow; the Gram matrix serves where it can"
     Y = k[:, None]*Q+g*J
-    C, U = torch.linalg.eigh(Y@Y.T)
+    Z = Y@Y.T
+    if not Z.isfinite().all(): return None                       # the gradient's fourth power overflows
+    C, U = torch.linalg.eigh(Z)
     C, U = C.flip(0), U.flip(1)
     if float(C[-1]/C[0])<1e-9: return _graded(X.to(Q), Q, k, g)
     c = C.sqrt()
@@ -45,7 +47,9 @@ def _update(X, H, state):
     W, d, rho, J, size = (t.double() for t in (s['W'], s['d'], s['rho'], H.T@X, X.square().sum()))
     if not J.isfinite().all(): return state                      # the caller sees it in the output
     root = _strengths(d, rho, s['alpha'], D).sqrt()[:, None]
-    c, Q = _rows(X, W/root, J/root, (1-eta)*(d+rho), g)
+    made = _rows(X, W/root, J/root, (1-eta)*(d+rho), g)
+    if made is None: return state
+    c, Q = made
     c = c.clamp_min((1-eta)*rho)
     mean = (g*size+(1-eta)*(D*rho+d.sum())-c.sum())/(D-len(Q))
     floor = (s['delta']*c.max()).clamp_min(s['eps'])
