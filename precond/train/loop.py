@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from .. import core
 from ..core import Problem, derive_seed, generator
 from ..optim import Method, make, pack, unpack
+from ..optim.base import _masked as masked
 from ..optim.base import _split as split_groups
 from ..optim.library import layout
 
@@ -232,7 +233,8 @@ class MethodStepper:
         self.net, self.seed, self.base, self.state = net, seed, lr or method.lr, None
         rates, decays = _per_weight(net, method, groups, self.base) if groups else (None, None)
         self.method = method = method if decays is None else make(method, weight_decay=decays)
-        self.rates = self.base if rates is None else rates
+        self.rates, wd, P = self.base if rates is None else rates, getattr(method, 'weight_decay', 0.), sum(net.sizes)
+        if torch.is_tensor(wd) and len(wd)!=P: raise ValueError(f'fit: weight_decay must have one value per weight, {P}, received {len(wd)}')
         arrays = {k:v for k,v in method.hyper.items() if not isinstance(v, (int, float, str, tuple, type(None)))}
         arrays |= {} if rates is None else dict(rates=rates)
         self.label = repr(method)+(f' {digest(arrays)}' if arrays else '')
@@ -245,7 +247,7 @@ class MethodStepper:
         passes.second = second or several
         wrapped = self.state is not None and m.wraps and not (passes.second or passes.keep or passes.l2 or passes.clip)    # else: the plain gradient
         if wrapped: extra['wrapped'] = True
-        with m.wrap(self.net.net, self.state, self.net.problem, idx) if wrapped else nullcontext(): _, g, _, at = passes(graph=second)
+        with m.wrap(self.net.net, self.state, self.net.problem, idx) if wrapped else nullcontext(): _, g, lost, at = passes(graph=second)
         if second: extra['hvp'] = passes.product(g, at)
         if several: extra['gradient'] = passes.gradient
         g = passes.clipped(g.detach())
@@ -254,9 +256,13 @@ class MethodStepper:
         if self.signals: extra['signals'] = self.signals()
         if m.needs_problem and m.due(self.state): problem = self.net.at(w).batch(idx)
         gen = generator(derive_seed(self.seed, 'method', t), w.device) if m.stochastic else None
-        w, self.state = m.step(w, g, self.state, problem=problem, lr=self.rates*factor, generator=gen, **extra)
-        self.net.set(w)
-        return w
+        v, new = m.step(w, g, self.state, problem=problem, lr=self.rates*factor, generator=gen, **extra)
+        if any(lost) and not passes.l2:                                       # no gradient: it stays, weight decay or not, as in torch
+            keep = torch.cat([torch.full((n,), l, device=w.device) for n,l in zip(self.net.sizes, lost, strict=True)])
+            v, new = torch.where(keep, w, v), masked(keep, self.state, new)
+        self.state = new
+        self.net.set(v)
+        return v
     def save(self): return self.state
     def load(self, tree): self.state = tree
 
