@@ -100,7 +100,7 @@ def pool(
 ):
     "Worker processes of one thread each, for several `run_jobs`; on an exception nothing more is started"
     if workers<1: raise ValueError(f'pool: workers must be >= 1, received {workers}')
-    if workers==1: yield None; return
+    if workers==1 or multiprocessing.parent_process() is not None: yield None; return        # a worker starts no workers of its own
     with _hidden_main(): p = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _start_worker, (os.getpid(),)); _wake(p, workers)
     try: yield p
     except BrokenProcessPool: raise ValueError('sweep: a worker process died (killed, or out of memory); what had finished is kept') from None
