@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'RECIPES', 'Command', 'DataInfo', 'run_data', 'Optimizers', 'run_optimizers', 'LLC', 'run_llc', 'Sweep',
-           'axis', 'grid_of', 'run_sweep', 'parse', 'usage', 'main']
+           'axis', 'grid_of', 'recipe_path', 'run_sweep', 'failures', 'split_sweep', 'parse', 'usage', 'main']
 
 # %% ../nbs/95_cli.ipynb #e9deb66e
 import contextlib, importlib, io, re, sys, typing
@@ -23,24 +23,25 @@ class Command:
     about: str            # one line for `precond --help`
     config: str = 'Config'
     run: str = 'run'
+    keeps: str = ''       # what an interrupted run keeps: '' nothing, 'out' what it finished if --out is given, 'always'
 
     def load(self):
         m = importlib.import_module(self.module)
         return getattr(m, self.config), getattr(m, self.run)
 
 COMMANDS = dict(
-    study=Command('precond.study', 'one network under many optimizers, every lens on each, a report'),
-    **{'kfac-extra-variance':Command('precond.recipes.kfac_extra', 'K-FAC with the Fisher of training or of extra inputs (seed 002)', run='main')},
+    study=Command('precond.study', 'one network under many optimizers, every lens on each, a report', keeps='always'),
+    **{'kfac-extra-variance':Command('precond.recipes.kfac_extra', 'K-FAC with the Fisher of training or of extra inputs (seed 002)', run='main', keeps='out')},
     llc=Command('precond.cli', 'local learning coefficient of a problem whose exact answer is known', 'LLC', 'run_llc'),
-    generalization=Command('precond.recipes.generalization', 'overfitting against the power of the preconditioner (seed 000)', run='main'),
-    transfer=Command('precond.recipes.transfer', 'features learnt under a power, reused by a ridge head (seed 000)', run='main'),
-    ood=Command('precond.recipes.ood', 'digit or class noise: which does each optimizer learn (seed 000)', run='main'),
-    benchmark=Command('precond.recipes.benchmark', 'test error against label noise, by optimizer (seed 002)', run='main'),
+    generalization=Command('precond.recipes.generalization', 'overfitting against the power of the preconditioner (seed 000)', run='main', keeps='always'),
+    transfer=Command('precond.recipes.transfer', 'features learnt under a power, reused by a ridge head (seed 000)', run='main', keeps='always'),
+    ood=Command('precond.recipes.ood', 'digit or class noise: which does each optimizer learn (seed 000)', run='main', keeps='always'),
+    benchmark=Command('precond.recipes.benchmark', 'test error against label noise, by optimizer (seed 002)', run='main', keeps='out'),
     risk=Command('precond.recipes.risk', 'risk of preconditioned ridgeless regression, theory and simulation (seed 002)', run='main'),
     rfreg=Command('precond.recipes.rfreg', 'the same on random ReLU features (seed 002)', run='main'),
     optimizers=Command('precond.cli', 'optimizers: list them, or describe one', 'Optimizers', 'run_optimizers'),
     data=Command('precond.cli', 'data sets: list them, or load one and describe it', 'DataInfo', 'run_data'),
-    sweep=Command('precond.cli', 'a grid of runs of a recipe that survives being killed', 'Sweep', 'run_sweep'))
+    sweep=Command('precond.cli', 'a grid of runs of a recipe that survives being killed', 'Sweep', 'run_sweep', 'always'))
 
 # %% ../nbs/95_cli.ipynb #f4c6b7ff
 @dataclass
@@ -144,7 +145,9 @@ def axis(
     m = re.fullmatch(r'([^:]+):([^:]+)(?::(log|lin)(\d+))?', text) if kind in (int, float) else None
     if not m: return [kind(text) if kind is not bool else {'true':True, 'false':False}[text.lower()]]
     a, b, how, n = float(m[1]), float(m[2]), m[3], int(m[4] or 0)
-    if how is None: return [kind(i) for i in range(int(a), int(b))]
+    if how is None:
+        if a%1 or b%1 or not a<b: raise ValueError('a range a:b needs whole numbers a < b; a:b:linN gives N values from a to b')
+        return [kind(i) for i in range(int(a), int(b))]
     if n<2 or (how=='log' and min(a, b)<=0): raise ValueError('a log range needs positive ends, and any range at least 2 values')
     values = [a*(b/a)**(i/(n-1)) if how=='log' else a+(b-a)*i/(n-1) for i in range(n)]
     return [kind(round(v)) if kind is int else float(f'{v:.12g}') for v in values]
@@ -165,20 +168,35 @@ def grid_of(Config, words:list)->dict: # field -> values
     return grid
 
 # %% ../nbs/95_cli.ipynb #919436b0
+def recipe_path(name)->str:
+    "The import path of a recipe"
+    if name in RECIPES or ':' in name or '.' in name: return RECIPES.get(name, name)
+    raise ValueError(f'sweep: recipe must be among {", ".join(RECIPES)} or an import path, received {name!r}')
+
 def run_sweep(cfg:Sweep):
     "Run what is missing of a grid and print what there is"
     from precond import sweep
-    if cfg.recipe not in RECIPES and ':' not in cfg.recipe and '.' not in cfg.recipe:
-        raise ValueError(f'sweep: recipe must be among {", ".join(RECIPES)} or an import path, received {cfg.recipe!r}')
-    path = RECIPES.get(cfg.recipe, cfg.recipe)
+    path = recipe_path(cfg.recipe)
     recipe = sweep.resolve(path)
     grid = grid_of(recipe.Config, list(cfg.axes))
     n = len(sweep.points(recipe.Config, grid))
+    if cfg.workers<1: raise ValueError(f'sweep workers: must be >= 1, received {cfg.workers}')
     if cfg.dry_run: return print(f'{n} runs: '+' x '.join(f'{len(v)} {k}' for k,v in grid.items()))
     ds = sweep.run(path, grid, cfg.out, workers=cfg.workers, retry_failed=cfg.retry_failed)
     count = {s:int((ds.status==s).sum()) for s in ('done', 'failed', 'missing')}
     print(', '.join(f'{v} {k}' for k,v in count.items() if v), f'in {cfg.out}')
-    return ds
+    if not count['failed']: return ds
+    for why,k in failures(cfg.out).items(): _say('sweep', f'{k} failed: {why}')
+    raise SystemExit(1)
+
+# %% ../nbs/95_cli.ipynb #5317218a
+def failures(out)->dict: # reason -> how many runs
+    "Why runs of a sweep failed"
+    from collections import Counter
+    from pathlib import Path
+    from precond.core import load_json
+    files = [Path(out)/'runs'/f'{k}.json' for k in load_json(Path(out)/'sweep.json')['records']]
+    return Counter(r['error'].splitlines()[0] for r in map(load_json, filter(Path.exists, files)) if r['status']=='failed')
 
 # %% ../nbs/95_cli.ipynb #ff15e5a4
 def _boxed(text):
@@ -186,24 +204,39 @@ def _boxed(text):
     lines = [l.strip(' │|') for l in text.splitlines()]
     lines = [l for l in lines if l and l[0] not in '╭╰+']
     stop = next((i for i,l in enumerate(lines) if re.fullmatch('[─-]{4,}', l)), len(lines))
-    if stop and lines[0] in ('Value error', 'Invalid choice', 'Unrecognized options', 'Parsing error', 'Missing value', 'Required options'):
+    if stop and lines[0] in ('Value error', 'Invalid choice', 'Unrecognized options', 'Parsing error', 'Missing argument', 'Missing value', 'Required options'):
         lines, stop = lines[1:], next((i for i,l in enumerate(lines[1:]) if i and re.fullmatch('[─-]{4,}', l)), len(lines)-1)
     if lines and re.fullmatch('[─-]{4,}', lines[0]): lines, stop = lines[1:], stop-1
     return re.sub(r'\s+', ' ', ' '.join(lines[:stop])).strip()
 
+# %% ../nbs/95_cli.ipynb #8aa91493
+def split_sweep(args:list)->tuple: # (the sweep's own options, the recipe's name, the axes)
+    "Tell the words of `precond sweep` apart; its own options may stand on either side of the recipe's name"
+    own, rest = [], []
+    words = iter(args)
+    for a in words:
+        flag = a.partition('=')[0].replace('_', '-')
+        if flag in ('--out', '--workers'): own += [a] if '=' in a else [a, *([v] if (v := next(words, None)) is not None else [])]
+        elif flag in ('--retry-failed', '--no-retry-failed', '--dry-run', '--no-dry-run') or (a.startswith('-') and not rest): own.append(a)
+        else: rest.append(a)
+    return own, *((rest[0], tuple(rest[1:])) if rest else ('', ()))
+
+# %% ../nbs/95_cli.ipynb #4ba822f6
 def parse(name:str, args:list):
     "The command's Config from its arguments; SystemExit with one line on stderr for bad ones"
-    command = COMMANDS[name]
-    Config, _ = command.load()
-    extra = {}
+    Config, extra, prog, about = COMMANDS[name].load()[0], {}, f'precond {name}', None
     if name=='sweep':
-        at = next((i for i,a in enumerate(args) if not a.startswith('-') and (i==0 or args[i-1] not in ('--out', '--workers'))), len(args))
-        args, extra = args[:at], dict(recipe=args[at] if at<len(args) else '', axes=tuple(args[at+1:]))
-        if not extra['recipe'] and not {'-h', '--help'}&set(args): raise SystemExit(_say(name, f'need a recipe: {", ".join(RECIPES)}'))
+        args, recipe, axes = split_sweep(args)
+        extra, about = dict(recipe=recipe, axes=axes), f'{Config.__doc__}. Recipes: {", ".join(RECIPES)}; precond sweep RECIPE --help lists the fields.'
+        if {'-h', '--help'}&set(axes):
+            from precond import sweep
+            Config, args, prog = sweep.resolve(recipe_path(recipe)).Config, ['--help'], f'precond sweep --out DIR {recipe}'
+            about = f'{Config.__doc__}. Each field takes one value, or several: --field v1 v2, a:b (whole numbers), a:b:linN, a:b:logN.'
+        elif not recipe and not {'-h', '--help'}&set(args): raise SystemExit(_say(name, f'need a recipe: {", ".join(RECIPES)}'))
     err = io.StringIO()
     try:
         with contextlib.redirect_stderr(err):
-            cfg = tyro.cli(Config, prog=f'precond {name}', args=args)
+            cfg = tyro.cli(Config, prog=prog, args=args, description=about)
     except SystemExit as e:
         if e.code: raise SystemExit(_say(name, _boxed(err.getvalue()))) from None
         raise
@@ -230,7 +263,7 @@ def main(
     if not args or args[0] in ('-h', '--help'): print(usage()); return 0
     if args[0]=='--version': print(__version__); return 0
     if args[0] not in COMMANDS: return _say('', f'command must be among {", ".join(COMMANDS)}, received {args[0]!r}')
-    name = args[0]
+    name, cfg = args[0], None
     try:
         cfg = parse(name, args[1:])
         COMMANDS[name].load()[1](cfg)
@@ -239,7 +272,8 @@ def main(
     except ValueError as e: return _say(name, str(e))
     except OSError as e: return _say(name, f'{e.strerror}: {e.filename}')
     except KeyboardInterrupt:
-        _say(name, 'interrupted; what was finished is kept: run the same command again to go on')
+        kept = COMMANDS[name].keeps=='always' or (COMMANDS[name].keeps=='out' and getattr(cfg, 'out', ''))
+        _say(name, 'interrupted'+('; what was finished is kept: run the same command again to go on' if kept else '; nothing is kept'))
         return 130
 
 # %% ../nbs/95_cli.ipynb #32ca00fa

@@ -110,3 +110,107 @@ def test_sweep(tmp_path):
     assert r.returncode==0 and '3 done' in r.stdout, r.stderr
     before = {p:p.stat().st_mtime_ns for p in (tmp_path/'s'/'runs').iterdir()}
     assert precond(*args).returncode==0 and before=={p:p.stat().st_mtime_ns for p in (tmp_path/'s'/'runs').iterdir()}
+
+
+def test_sweep_takes_its_options_on_either_side_and_tells_what_failed(tmp_path):
+    r = precond('sweep', 'risk', '--out', tmp_path/'s', '--a', '0', '1', '--reps', '0', '1')        # one simulated data set has no standard error
+    assert r.returncode==1 and '2 done, 2 failed' in r.stdout and (tmp_path/'s'/'sweep.json').exists(), r.stderr
+    assert r.stderr.strip()=='precond sweep: 2 failed: ValueError: risk reps: must be 0 or >= 2, received 1'
+
+
+RECIPES = dict(                                                  # a run of seconds, and the files it must leave
+    transfer=(['--p', '-1', '1', '--epochs', '3', '--dh', '8', '--n', '200', '--seeds', '1', '--workers', '1'],
+              [f'transfer_learning_cov_p_{p}/{f}' for p in ('-1.0', '1.0') for f in ('config.json', 'tr1.npy', 'te1.npy', 'tr2.npy', 'te2.npy')]),
+    ood=(['--data', 'mnist5k', '--optimizers', 'vanilla_sgd', '--epochs', '2', '--fraction', '.01', '--hidden', '4', '--n-test', '50', '--seeds', '1', '--workers', '1'],
+         ['config.json', 'results.csv', 'curves.npz', 'ood.png']),
+    benchmark=(['--num_layers', '3', '--width', '4', '--num-plot-points', '2', '--max-iter', '3'],
+               ['params.json', 'test_errors.csv', 'mean_test_errors.csv', 'test_errors.npz', 'plot.pdf', 'model_logs/ngd_sigma2=10_run=1.npz']),
+    rfreg=(['--n', '12', '--num-gammas', '2', '--n-extra', '60', '--reps', '2'], ['params.json', 'curve.csv', 'plot.pdf']),
+    risk=(['--n', '12', '--num-gammas', '2', '--reps', '2'], ['params.json', 'curve.csv', 'plot.pdf']))
+RECIPES['kfac-extra-variance'] = ['--width', '4', '--max-iter', '3', '--sigma2-max', '1'], ['params.json', 'results.csv', 'means.csv', 'plot.pdf']
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_recipe_writes_its_files(name, tmp_path):
+    args, files = RECIPES[name]
+    r = precond(name, *args, '--out', tmp_path/'o')
+    assert r.returncode==0 and 'written' in r.stdout, r.stderr
+    assert not [f for f in files if not (tmp_path/'o'/f).exists()]
+    about = [json.loads(f.read_text()) for f in (tmp_path/'o').glob('*.json')]
+    assert any(d.get('provenance', {}).get('versions', {}).get('torch') for d in about)
+
+
+def test_every_option_of_every_command_is_explained():
+    code = 'import sys; from precond import cli; sys.exit(max(cli.main([k, "--help"]) for k in cli.COMMANDS))'
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    options = [' '.join(re.sub('[│╭╰─╮╯]', ' ', b).split()) for b in re.split(r'^│ (?=--)', r.stdout, flags=re.M)]
+    options = [o for o in options if o.startswith('--')]
+    assert r.returncode==0 and len(options)>150
+    shape = r'(?: (?:\{[^}]*\}(?:\|[A-Z]+)?|[A-Z. |\[\]]+))*'             # INT, {high,low}, {None}|FLOAT, [FLOAT [FLOAT ...]]
+    bare = [o for o in options if re.match(rf'--[a-z0-9-]+(?:, --no-[a-z0-9-]+)?{shape}\s*\(default', o)]
+    assert not bare, bare
+
+
+REFUSED = [
+    (['generalization', '--p', '1', '1'], 'different ones'),
+    (['transfer', '--lam', '0'], 'lam: must be > 0'),
+    (['ood', '--data', 'mnist', '--root', 'nothing-here', '--optimizers', 'sdg'], 'sdg'),
+    (['benchmark', '--optimizers', 'gd,kfac', '--damping', '0'], 'damping must be > 0'),
+    (['benchmark', '--num-runs', '0'], 'num_runs'),
+    (['kfac-extra-variance', '--sigma2-step', '0'], 'sigma2_step'),
+    (['risk', '--gamma', 'inf'], 'gamma: must be finite'),
+    (['rfreg', '--gamma-2', '0'], 'gamma_2'),
+    (['sweep', '--workers', '0', 'risk', '--a', '0'], 'workers')] # in one process: what differs from the other commands is only the recipe
+
+
+def test_recipes_refuse_in_one_line(tmp_path):
+    code = f"""
+import contextlib, io, json
+from precond.cli import main
+def said(args):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err: rc = main(args)
+    return rc, out.getvalue(), err.getvalue()
+print(json.dumps([said(args) for args,_ in {REFUSED!r}]))"""
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert r.returncode==0, r.stderr
+    for (args, wanted),(rc, out, err) in zip(REFUSED, json.loads(r.stdout), strict=True):
+        assert rc==2 and not out and wanted in err and err.count('\n')==1, (args, err)
+    assert not list(tmp_path.rglob('*.npy'))
+
+
+GENERALIZATION = ['generalization', '--p', '-1', '1', '--seeds', '3', '--dh', '16', '--n', '1000', '--epochs', '1200', '--eval-every', '400', '--workers', '1']
+
+
+def results(out):
+    return (out/'results.csv').read_bytes(), {str(p.relative_to(out)):np.load(p).tobytes() for p in out.rglob('*.npy')}
+
+
+@pytest.fixture(scope='module')
+def powers(tmp_path_factory):
+    "A generalisation run that nobody interrupted"
+    out = tmp_path_factory.mktemp('powers')/'o'
+    r = precond(*GENERALIZATION, '--out', out)
+    assert r.returncode==0 and '=== Final Results ===' in r.stdout and r.stdout.count('\np=')==2, r.stderr
+    return out
+
+
+@pytest.mark.parametrize('how', ['SIGKILL', 'SIGINT'])
+def test_interrupted_recipe_goes_on_with_the_same_numbers(how, powers, tmp_path):
+    out = tmp_path/'o'
+    p = subprocess.Popen([sys.executable, '-m', 'precond.cli', *GENERALIZATION, '--out', str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # background jobs ignore Ctrl-C
+    deadline = time.time()+120
+    while len(list((out/'cells').glob('*.json')))<2 and p.poll() is None and time.time()<deadline: time.sleep(.02)
+    os.killpg(p.pid, getattr(signal, how))
+    _, err = p.communicate(timeout=30)
+    assert not (out/'results.csv').exists(), 'it finished before it was interrupted'
+    if how=='SIGINT': assert p.returncode==130 and len(err.strip().splitlines())==1 and 'kept' in err, err
+    kept = {f:f.stat().st_mtime_ns for f in (out/'cells').glob('*.json')}
+    assert precond(*GENERALIZATION, '--out', out).returncode==0
+    assert kept and all(f.stat().st_mtime_ns==t for f,t in kept.items()), 'a finished run was done again'
+    assert results(out)==results(powers)
+
+
+def test_seed_decides_and_workers_do_not(powers, tmp_path):
+    assert precond(*GENERALIZATION[:-1], '2', '--out', tmp_path/'two').returncode==0 and results(tmp_path/'two')==results(powers)
+    assert precond(*GENERALIZATION, '--seed', '7', '--out', tmp_path/'other').returncode==0 and results(tmp_path/'other')[0]!=results(powers)[0]

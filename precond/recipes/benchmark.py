@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 
 from .. import data as datasets
 from .. import models, optim, sweep, viz
-from ..core import derive_seed, provenance, save_json, save_npz
+from ..core import derive_seed, pick_device, provenance, save_json, save_npz
 from ..optim import Method, make
 from ..optim.kronecker import KFAC, kfac_direction
 from .risk import save_table
@@ -75,16 +75,19 @@ def check(cfg):
     rules = {k:(isinstance(getattr(cfg, k), int) and getattr(cfg, k)>=1, 'an integer >= 1') for k in positive}
     rules |= {k:(getattr(cfg, k)>=0, '>= 0') for k in ('damping', 'tol', 'r2', 'min_variance', 'stagnation_threshold', 'stagnation_count_max')}
     rules |= dict(num_layers=(cfg.num_layers>=2, '>= 2'), max_iter=(cfg.max_iter>=1, '>= 1'), ro=(-1<cfg.ro<1, 'in (-1,1)'),
-                  max_variance=(cfg.max_variance>=cfg.min_variance, '>= min_variance'),
+                  max_variance=(cfg.min_variance<=cfg.max_variance<math.inf, '>= min_variance and finite'),
                   lr=(cfg.lr>0, '> 0'), gd_lr=(cfg.gd_lr is None or cfg.gd_lr>0, '> 0'), lr_multiplier=(cfg.lr_multiplier>0, '> 0'),
                   dataset=(cfg.dataset in ('linear', 'quadratic', 'MLP'), 'linear, quadratic or MLP'),
                   fisher_update_steps=(cfg.fisher_update_steps is None or cfg.fisher_update_steps>=1, 'an integer >= 1'))
     for k,(ok,need) in rules.items():
         if not ok: raise ValueError(f'benchmark {k}: must be {need}, received {getattr(cfg, k)!r}')
-    names = cfg.optimizers.split(',')
+    names = [k.strip() for k in cfg.optimizers.split(',')]
     if bad := [k for k in names if k not in OWN and k not in optim.names()]:
         raise ValueError(f'benchmark optimizers: must be among {", ".join([*OWN, *optim.names()])}, received {", ".join(bad)}')
+    if len(set(names))<len(names): raise ValueError(f'benchmark optimizers: each once, received {cfg.optimizers!r}')
     if bad := sorted(set(learning_rates(cfg))-set(names)): raise ValueError(f'benchmark lrs: must name optimizers that run, received {", ".join(bad)}')
+    pick_device(cfg.device)
+    for k in names: method(cfg, k, torch.zeros(1, cfg.d, dtype=torch.float64))           # refuses bad hyper-parameters before anything is trained
     return names
 
 # %% ../../nbs/87_recipes.benchmark.ipynb #4b066c58
@@ -187,7 +190,8 @@ def variances(cfg): return [float(v) for v in np.linspace(cfg.min_variance, cfg.
 
 def runs(cfg:Config, show=True)->list: # of (optimizer, sigma2, run, values, arrays)
     "Every run of the benchmark; with `out`, only what is missing there is run"
-    jobs = [(cfg, name, s, r) for r in range(cfg.num_runs) for s in variances(cfg) for name in check(cfg)]
+    names = check(cfg)
+    jobs = [(cfg, name, s, r) for r in range(cfg.num_runs) for s in variances(cfg) for name in names]
     store = sweep.Store(Path(cfg.out)/'cells') if cfg.out else None
     todo = [j for j in jobs if store is None or request(j) not in store]
     with sweep.pool(min(cfg.workers, max(1, len(todo)))) as p: got = sweep.run_jobs(one_run if store is None else _stored, todo, p, desc='benchmark', show=show)

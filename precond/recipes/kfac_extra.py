@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 
 from .. import data as datasets
 from .. import models, sweep, viz
-from ..core import derive_seed, provenance, save_json
+from ..core import derive_seed, pick_device, provenance, save_json
 from ..optim import Method, make
 from .benchmark import AdaptiveKFAC
 from .risk import save_table
@@ -59,13 +59,15 @@ def check(cfg)->list:
     whole = 'width train_size test_size extra_size in_dim max_iter num_runs save_every workers'.split()
     rules = {k:(isinstance(getattr(cfg, k), int) and getattr(cfg, k)>=1, 'an integer >= 1') for k in whole}
     rules |= {k:(getattr(cfg, k)>0, '> 0') for k in ('lr', 'damping', 'sigma2_step')}|{k:(getattr(cfg, k)>=0, '>= 0') for k in ('l2', 'sigma2_min')}
-    rules |= dict(num_layers=(cfg.num_layers>=2, '>= 2'), sigma2_max=(cfg.sigma2_max>=cfg.sigma2_min, '>= sigma2_min'), ro=(-1<cfg.ro<1, 'in (-1,1)'),
+    rules |= dict(num_layers=(cfg.num_layers>=2, '>= 2'), sigma2_max=(cfg.sigma2_min<=cfg.sigma2_max<math.inf, '>= sigma2_min and finite'), ro=(-1<cfg.ro<1, 'in (-1,1)'),
                   dataset=(cfg.dataset in ('linear', 'quadratic'), 'linear or quadratic'))
     for k,(ok,need) in rules.items():
         if not ok: raise ValueError(f'kfac-extra-variance {k}: must be {need}, received {getattr(cfg, k)!r}')
-    if bad := sorted(set(cfg.fishers.split(','))-{'train', 'extra', 'both'}):
-        raise ValueError(f'kfac-extra-variance fishers: must be among train, extra, both, received {", ".join(bad)}')
-    return cfg.fishers.split(',')
+    names = [k.strip() for k in cfg.fishers.split(',')]
+    if set(names)-{'train', 'extra', 'both'} or len(set(names))<len(names):
+        raise ValueError(f'kfac-extra-variance fishers: must be among train, extra, both, each once, received {cfg.fishers!r}')
+    pick_device(cfg.device)
+    return names
 
 def variances(cfg): return [round(float(v), 10) for v in np.arange(cfg.sigma2_min, cfg.sigma2_max+cfg.sigma2_step/2, cfg.sigma2_step)]
 
@@ -111,7 +113,8 @@ def _stored(job):
 
 def runs(cfg:Config, show=True)->list: # of (source, sigma2, run, values, arrays)
     "Every run; with `out`, only what is missing there is run"
-    jobs = [(cfg, f, s, r) for r in range(cfg.num_runs) for s in variances(cfg) for f in check(cfg)]
+    names = check(cfg)
+    jobs = [(cfg, f, s, r) for r in range(cfg.num_runs) for s in variances(cfg) for f in names]
     store = sweep.Store(Path(cfg.out)/'cells') if cfg.out else None
     todo = [j for j in jobs if store is None or request(j) not in store]
     with sweep.pool(min(cfg.workers, max(1, len(todo)))) as p:

@@ -55,7 +55,9 @@ class Config:
 def check(cfg)->int: # d
     for name,options in dict(covariance=('id', 'autoregressive'), source=('id', 'easy', 'hard')).items():
         if getattr(cfg, name) not in options: raise ValueError(f'rfreg {name}: must be one of {", ".join(options)}, received {getattr(cfg, name)!r}')
-    d, k = round(cfg.n/cfg.gamma_2), len(cfg.estimators.split(','))
+    for name in ('gamma_2', 'min_gamma', 'max_gamma'):
+        if not 0<getattr(cfg, name)<np.inf: raise ValueError(f'rfreg {name}: must be > 0 and finite, received {getattr(cfg, name)}')
+    d, names = round(cfg.n/cfg.gamma_2), cfg.estimators.split(',')
     rules = dict(n=(cfg.n>=2, '>= 2'), gamma_2=(d>=2, 'at most n/2'), ro=(-1<cfg.ro<1, 'in (-1,1)'), r2=(cfg.r2>0, '> 0'), sigma2=(cfg.sigma2>0, '> 0'),
                  min_gamma=(round(cfg.min_gamma*d)>cfg.n+1, f'> gamma_2 (N > n+1 features, N={round(cfg.min_gamma*d)} and n={cfg.n})'),
                  max_gamma=(cfg.max_gamma>=cfg.min_gamma, '>= min_gamma'), mu=(cfg.mu>=0, '>= 0'), alpha=(cfg.alpha>0, '> 0'), reps=(cfg.reps>=2, '>= 2'),
@@ -63,8 +65,8 @@ def check(cfg)->int: # d
                  fix_norm_of_x=(not cfg.fix_norm_of_x or cfg.covariance=='id', 'off unless the covariance is id'))
     for name,(ok,need) in rules.items():
         if not ok: raise ValueError(f'rfreg {name}: must be {need}, received {getattr(cfg, name)}')
-    if bad := [e for e in cfg.estimators.split(',') if e not in ESTIMATORS]:
-        raise ValueError(f'rfreg estimators: must be among {", ".join(ESTIMATORS)}, received {", ".join(bad)} of {k}')
+    if set(names)-set(ESTIMATORS) or len(set(names))<len(names):
+        raise ValueError(f'rfreg estimators: must be among {", ".join(ESTIMATORS)}, each once, received {cfg.estimators!r}')
     few = cfg.n+cfg.n_extra<=round(cfg.max_gamma*d) and cfg.mu==0 and 'extra' in cfg.estimators
     if few: raise ValueError(f'rfreg n_extra: must be > N - n, or mu > 0, received {cfg.n_extra}')
     return d
@@ -187,6 +189,7 @@ def one_gamma(
 def curve(cfg:Config, show=True)->pd.DataFrame:
     "Every estimator along the number of features; with `out`, curve.csv, params.json and the plot in that folder"
     check(cfg)
+    if cfg.out: sweep.Store(cfg.out)                                                     # refuses a folder that cannot be written
     jobs = [(cfg, float(g)) for g in np.linspace(cfg.min_gamma, cfg.max_gamma, cfg.num_gammas)]
     with sweep.pool(min(cfg.workers, len(jobs))) as p: rows = sweep.run_jobs(one_gamma, jobs, p, desc='rfreg', show=show)
     table = pd.DataFrame([r for g in rows for r in g])

@@ -62,6 +62,8 @@ def check(cfg)->int: # d
         if getattr(cfg, name) not in options: raise ValueError(f'risk {name}: must be one of {", ".join(options)}, received {getattr(cfg, name)!r}')
     for name in ('n', 'reps', 'num_gammas', 'n_extra', 'gl_reps', 'workers'):
         if not isinstance(getattr(cfg, name), int): raise ValueError(f'risk {name}: must be an integer, received {getattr(cfg, name)!r}')
+    for name in ('a', 'gamma', 'min_gamma', 'max_gamma'):
+        if not np.isfinite(getattr(cfg, name)): raise ValueError(f'risk {name}: must be finite, received {getattr(cfg, name)}')
     d = round(cfg.gamma*cfg.n)
     at_least = {k:(getattr(cfg, k)>=0, '>= 0') for k in ('r2', 'sigma2', 'f2', 'n_extra', 'mu', 'num_gammas')}
     for name,(ok,need) in dict(n=(cfg.n>=2, '>= 2'), gamma=(d>cfg.n, '> 1'), ro=(-1<cfg.ro<1, 'in (-1,1)'), reps=(cfg.reps==0 or cfg.reps>=2, '0 or >= 2'),
@@ -69,8 +71,11 @@ def check(cfg)->int: # d
                                min_gamma=(round(cfg.min_gamma*cfg.n)>cfg.n+1, '> 1 + 1/n'), max_gamma=(cfg.max_gamma>=cfg.min_gamma, '>= min_gamma'),
                                **at_least).items():
         if not ok: raise ValueError(f'risk {name}: must be {need}, received {getattr(cfg, name)}')
-    if bad := [e for e in cfg.estimators.split(',') if e not in ESTIMATORS]:
-        raise ValueError(f'risk estimators: must be among {", ".join(ESTIMATORS)}, received {", ".join(bad)}')
+    names = cfg.estimators.split(',')
+    if set(names)-set(ESTIMATORS) or len(set(names))<len(names):
+        raise ValueError(f'risk estimators: must be among {", ".join(ESTIMATORS)}, each once, received {cfg.estimators!r}')
+    if 'extra' in names and cfg.num_gammas and cfg.mu==0 and cfg.n+cfg.n_extra<=round(cfg.max_gamma*cfg.n):
+        raise ValueError(f'risk n_extra: must be > d - n with estimator extra, or mu > 0, received {cfg.n_extra}')
     return d
 
 # %% ../../nbs/85_recipes.risk.ipynb #0e845fd4
@@ -300,6 +305,7 @@ LABELS = dict(gd='gradient descent', ngd='natural gradient', power='best power',
 def curve(cfg:Config, show=True)->pd.DataFrame:
     "Every estimator along gamma; with `out`, curve.csv, params.json and the plot in that folder"
     check(cfg)
+    if cfg.out: sweep.Store(cfg.out)                                                     # refuses a folder that cannot be written
     cfgs = [replace(cfg, gamma=float(g)) for g in np.linspace(cfg.min_gamma, cfg.max_gamma, max(cfg.num_gammas, 1))]
     with sweep.pool(min(cfg.workers, len(cfgs))) as p: rows = sweep.run_jobs(one_gamma, cfgs, p, desc='risk', show=show)
     table = pd.DataFrame([r for g in rows for r in g])
@@ -337,3 +343,4 @@ def main(cfg:Config):
     r = run(cfg)
     for k in ('bias', 'variance', 'risk'):
         print(f'{k:9}{r[k]:.4f}'+(f"   simulated {r[k+'_sim']:.4f} ± {r[k+'_stderr']:.4f}" if cfg.reps else ''))
+    if cfg.out: print(f'written to {cfg.out}')

@@ -100,7 +100,7 @@ def quadratic(
     "The loss half of w'Hw, at its minimum 0"
     H = torch.as_tensor(np.asarray(curvature, dtype=float))
     square = H.ndim in (1, 2) and len(H)==H.shape[-1]
-    if not square or not H.isfinite().all() or (H.ndim==2 and not torch.allclose(H, H.T)):
+    if not square or not len(H) or not H.isfinite().all() or (H.ndim==2 and not torch.allclose(H, H.T)):
         raise ValueError(f'quadratic: curvature must be finite eigenvalues (d,) or a symmetric (d,d) matrix, '
                          f'received {tuple(H.shape)}')
     lam,Q = (H, torch.eye(len(H), dtype=H.dtype)) if H.ndim==1 else torch.linalg.eigh(H)
