@@ -15,7 +15,6 @@ from ..core import Problem
 from .base import make, slices
 from .covariance import input_covariance
 from .first_order import decayed
-from .kronecker import Kronecker
 
 # %% ../../nbs/48_optim.effective.ipynb #a0b40ebf
 def gradient_memory(
@@ -36,7 +35,7 @@ def _decay(method, lr):
     wd = getattr(method, 'weight_decay', 0.) or 0.
     if torch.is_tensor(wd): raise ValueError('effective power: weight_decay must be a number, received one for each parameter')
     decoupled = bool(getattr(method, 'decoupled', False))
-    if wd and isinstance(method, Kronecker) and not decoupled:
+    if wd and getattr(method, 'decay_outside', False) and not decoupled:
         raise ValueError(f'effective power: weight decay of {method.name} enters after the preconditioner, set decoupled=True, received {wd}')
     return wd, decoupled, lr if lr is not None or method is None else method.lr
 

@@ -155,6 +155,7 @@ class Kronecker(Method):
     clip_eps:float     = knob(0., '>= 0', 'added to lr^2 <step, gradient> in the clipping')
     extra:object       = knob(None, 'any', 'inputs (m, ...) without labels that the factors come from; None: the minibatch')
     needs_problem, needs_loss = True, True
+    decay_outside = True                                                 # coupled weight decay enters after the preconditioner
     watch = staticmethod(watch)
     @property
     def stochastic(self): return self.kind=='mc'
