@@ -36,6 +36,10 @@ $(VENV)/.installed-dev: $(META) | $(PY)
 	$(PY) -m pip install -q -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-bench: $(META) | $(VENV)/.installed-dev
+	$(PY) -m pip install -q -e '.[bench]'
+	@touch $@
+
 run: $(VENV)/.installed ## train one network under several optimizers, all lenses, and write a report into OUT
 	$(BIN)/precond study --out $(OUT) $(ARGS)
 	@echo "The report is $(abspath $(OUT))/report.html"
@@ -60,7 +64,7 @@ docs-serve: ## read the site, with its search, at http://127.0.0.1:PORT
 	@test -f _docs/index.html || $(MAKE) docs
 	$(PY) -m http.server --bind 127.0.0.1 --directory _docs $(PORT)
 
-bench: $(VENV)/.installed-dev ## run the benchmark notebooks, storing what they measure
+bench: $(VENV)/.installed-bench ## run the benchmark notebooks, storing what they measure
 	$(ONE) $(PY) .ci/execute.py nbs/benchmarks
 
 readme: $(VENV)/.installed-dev ## README.md from nbs/index.ipynb
