@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from .core import Problem, derive_seed, generator
-from .curvature import layer_factors, mean_hessian, mean_squared_hessian, sample_gradients
+from .curvature import LayerFactors, layer_factors, mean_hessian, mean_squared_hessian, sample_gradients
 
 # %% ../nbs/70_awd.ipynb #48dd5f63
 def dual_weights(
@@ -203,6 +203,8 @@ def c_matrices(
     for k,v in dict(batch=batch, anchors=anchors, covar_batch=covar_batch or batch).items():
         if v<1: raise ValueError(f'c_matrices: {k} must be >= 1, received {v}')
     f = layer_factors(problem, layer)
+    if not isinstance(f, LayerFactors):
+        raise ValueError(f'c_matrices: layer {f.name!r} must be an nn.Linear used once per sample, received one used otherwise')
     if f.P>max_dim:
         raise ValueError(f'c_matrices: layer {f.name!r} must have at most max_dim = {max_dim} weights, received {f.P}')
     order, pairs = _pairing(problem, f.a, pairs, batch, anchors, order, seed)

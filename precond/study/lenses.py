@@ -174,7 +174,8 @@ def awd_lens(s:Sight):
     z, p = s.sizes, subset(s.problem, s.sizes.awd_samples, derive_seed(s.seed, 'lens'))
     name = dense_layer(p, z.awd_layer)
     f = curvature.layer_factors(p, name)
-    f = replace(f, a=f.a.double(), delta=f.delta.double(), M=f.M.double(), W=f.W.double())
+    if isinstance(f, curvature.LayerFactors):
+        f = replace(f, a=f.a.double(), delta=f.delta.double(), M=f.M.double(), W=f.W.double())
     H, G, n, d = curvature.mean_hessian(f), curvature.sample_gradients(f), len(f), f.P
     C = G.T@G/n-torch.outer(G.mean(0), G.mean(0))
     lam, U = scipy.linalg.eigh(((H+H.T)/2).cpu().numpy(), subset_by_index=[max(0, d-z.awd_top), d-1])   # only those that are fitted
