@@ -112,6 +112,7 @@ class Fit:
     grad_evals:int          # per-sample gradients taken by the loop, in all passes; a Hessian-vector product counts as one
     seconds:float
     probes:dict = field(default_factory=dict) # name -> dict(step=[...], value=[...])
+    state:dict = field(default_factory=dict, repr=False) # of the optimizer after the last step, as `optim.preconditioner` takes it
 
     def __repr__(self):
         last = self.history[-1] if self.history else self.start
@@ -634,4 +635,4 @@ def _result(run, trained):
     for k,p in model.named_parameters(): p.requires_grad_(k in trained)
     epoch = run.history[-1]['epoch'] if run.history else 0
     return Fit(model, problem, run.initial, run.history, run.start, run.stopped or 'epochs', run.reached, epoch, run.step,
-               run.fraction, run.diverged_at, run.grad_evals, run.seconds, run.probes)
+               run.fraction, run.diverged_at, run.grad_evals, run.seconds, run.probes, run.stepper.save())
