@@ -6,18 +6,19 @@
 __all__ = ['Choice', 'Method', 'TorchOptimizer', 'catalog', 'choices', 'describe', 'hessian_product', 'knob', 'layer_parameters',
            'make', 'names', 'pack', 'record_layers', 'register', 'slices', 'torch_optimizer', 'unpack', 'SGD',
            'Momentum', 'Nesterov', 'Adam', 'AdamW', 'descend', 'CovariancePower', 'covariance_power',
-           'input_covariance', 'preconditioned', 'NaturalGradient', 'damped_solve', 'fisher_rows', 'output_factor',
-           'softmax_root', 'OnlineNGD', 'online_factor_fisher', 'online_factor_init', 'online_factor_step', 'KFAC',
-           'kfac_direction', 'kfac_factors', 'EKFAC', 'ekfac_factors', 'DiagonalFisher', 'fisher_diagonal',
-           'AdaHessian', 'AdaHessianPower', 'GaussNewton', 'SAM', 'ASAM', 'Library', 'EffectivePower',
-           'effective_power', 'drive', 'twin']
+           'input_covariance', 'preconditioned', 'NaturalGradient', 'FisherRows', 'coordinates', 'damped_solve',
+           'factorise', 'fisher_rows', 'output_factor', 'softmax_root', 'OnlineNGD', 'online_factor_fisher',
+           'online_factor_init', 'online_factor_step', 'KFAC', 'kfac_direction', 'kfac_factors', 'EKFAC',
+           'ekfac_factors', 'DiagonalFisher', 'fisher_diagonal', 'AdaHessian', 'AdaHessianPower', 'GaussNewton', 'SAM',
+           'ASAM', 'Library', 'EffectivePower', 'effective_power', 'preconditioner', 'effective_curvature',
+           'stability_limit', 'drive', 'twin']
 
 # %% ../../nbs/49_optim.ipynb #c4a6b77e
 from .base import (Choice, Method, TorchOptimizer, catalog, choices, describe, hessian_product, knob, layer_parameters, make,
                                 names, pack, record_layers, register, slices, torch_optimizer, unpack)
 from .first_order import SGD, Adam, AdamW, Momentum, Nesterov, descend
 from .covariance import CovariancePower, covariance_power, input_covariance, preconditioned
-from .natural import NaturalGradient, damped_solve, fisher_rows, output_factor, softmax_root
+from .natural import FisherRows, NaturalGradient, coordinates, damped_solve, factorise, fisher_rows, output_factor, softmax_root
 from .online import OnlineNGD, online_factor_fisher, online_factor_init, online_factor_step
 from .kronecker import KFAC, kfac_direction, kfac_factors
 from .ekfac import EKFAC, ekfac_factors
@@ -27,12 +28,13 @@ from .gauss_newton import GaussNewton
 from .sharpness import ASAM, SAM
 from .library import Library
 from .effective import EffectivePower, effective_power
+from .preconditioner import effective_curvature, preconditioner, stability_limit
 from .twins import drive, twin
 
 # %% ../../nbs/49_optim.ipynb #04e827a3
 _all_ = ['Choice', 'Method', 'TorchOptimizer', 'catalog', 'choices', 'describe', 'hessian_product', 'knob', 'layer_parameters', 'make',
          'names', 'pack', 'record_layers', 'register', 'slices', 'torch_optimizer', 'unpack', 'SGD', 'Momentum', 'Nesterov', 'Adam',
-         'AdamW', 'descend', 'CovariancePower', 'covariance_power', 'input_covariance', 'preconditioned', 'NaturalGradient', 'damped_solve',
+         'AdamW', 'descend', 'CovariancePower', 'covariance_power', 'input_covariance', 'preconditioned', 'NaturalGradient', 'FisherRows', 'coordinates', 'damped_solve', 'factorise',
          'fisher_rows', 'output_factor', 'softmax_root', 'OnlineNGD', 'online_factor_fisher', 'online_factor_init', 'online_factor_step',
          'KFAC', 'kfac_direction', 'kfac_factors', 'EKFAC', 'ekfac_factors', 'DiagonalFisher', 'fisher_diagonal', 'AdaHessian',
-         'AdaHessianPower', 'GaussNewton', 'SAM', 'ASAM', 'Library', 'EffectivePower', 'effective_power', 'drive', 'twin']
+         'AdaHessianPower', 'GaussNewton', 'SAM', 'ASAM', 'Library', 'EffectivePower', 'effective_power', 'preconditioner', 'effective_curvature', 'stability_limit', 'drive', 'twin']
