@@ -39,6 +39,10 @@ COMMANDS = dict(
     benchmark=Command('precond.recipes.benchmark', 'test error against label noise, by optimizer (seed 002)', run='main', keeps='out'),
     risk=Command('precond.recipes.risk', 'risk of preconditioned ridgeless regression, theory and simulation (seed 002)', run='main'),
     rfreg=Command('precond.recipes.rfreg', 'the same on random ReLU features (seed 002)', run='main'),
+    spectrum=Command('precond.recipes.spectrum', 'eigenspectrum and Fisher diagonal through training, and whether they jump (seed 004)', run='main', keeps='always'),
+    eigenvalues=Command('precond.recipes.eigenvalues', 'Fisher eigenvalues and the preconditioned kernel against width (seed 002)', run='main', keeps='out'),
+    linearization=Command('precond.recipes.linearization', 'networks trained by K-FAC or NGD beside their linearisation (seed 002)', run='main', keeps='out'),
+    flatness=Command('precond.recipes.flatness', 'who sits in flatter regions at equal training loss', run='main', keeps='always'),
     optimizers=Command('precond.cli', 'optimizers: list them, or describe one', 'Optimizers', 'run_optimizers'),
     data=Command('precond.cli', 'data sets: list them, or load one and describe it', 'DataInfo', 'run_data'),
     sweep=Command('precond.cli', 'a grid of runs of a recipe that survives being killed', 'Sweep', 'run_sweep', 'always'))
