@@ -8,7 +8,7 @@
 nbdev processes the notebooks (show_doc, symbol links), smalldocs lays them out, and this file does what those two
 leave: pages under the names that nbdev links to, symbol links relative to the page, mathematics as MathML (no script,
 no network), and a check that fails the build. To read the site with its search: `make docs-serve`."""
-import argparse, ast, html, json, os, posixpath, re, shutil, sys, tempfile
+import argparse, ast, functools, html, json, os, posixpath, re, shutil, sys, tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
@@ -262,15 +262,23 @@ def check(site, modidx=None):
     return sorted(set(problems))
 
 
+@functools.cache
+def public(module):
+    "The names in a module's __all__; None when there is no such file. A cell with `exporti` keeps its names out of it"
+    if not (ROOT/module).exists(): return None
+    found = [n.value for n in ast.parse((ROOT/module).read_text()).body if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '')=='__all__']
+    return set(ast.literal_eval(found[0])) if found else set()
+
+
 def symbols(modidx=None):
     "Every exported symbol, from precond/_modidx.py: name -> (page, anchor). Methods live under their class"
     text = Path(modidx or ROOT/'precond'/'_modidx.py').read_text()
     d = ast.literal_eval(text[text.index('{'):])
     found = {}
     for mod,syms in d['syms'].items():
-        for name,(link,_) in syms.items():
-            short = name.removeprefix(mod+'.')
-            if '.' in short or short.startswith('_'): continue
+        for name,(link,module) in syms.items():
+            short, listed = name.removeprefix(mod+'.'), public(module)
+            if '.' in short or short.startswith('_') or (listed is not None and short not in listed): continue
             page,_,frag = link.partition('#')
             found[name] = page,frag
     return found
