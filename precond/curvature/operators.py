@@ -242,8 +242,8 @@ class _Engine:
     def __call__(self, V):
         if not self.kept: self.gradients += self.build
         if self.keep and not self.kept: self.kept = list(self.products())
-        AV = 0.
-        for f in self.kept or self.products(): AV = AV + f(V)
+        AV = None
+        for f in self.kept or self.products(): AV = f(V) if AV is None else AV + f(V)
         self.gradients += V.shape[1] if self.build else 2*V.shape[1]
         if self.strategy=='difference' and self.error is None and V[:,0].any(): self.measure(V[:,:1], AV[:,:1])
         return AV

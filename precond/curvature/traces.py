@@ -19,7 +19,7 @@ from ..core import Problem, generator, loss, progress
 from .operators import hessian
 from .factors import patches
 from .spectra import SMALL, as_operator, signs, stream
-from .spectra import exact_diagonal as _unit_products
+from .spectra import unit_diagonal
 
 # %% ../../nbs/24_curvature.traces.ipynb #adf68b4f
 @dataclass
@@ -195,7 +195,7 @@ def trace(
         if route=='hutchinson':
             e = _hutchinson(A, lambda z, Az: (z*Az).sum(0, keepdim=True), 1, 'trace', rel_tol, probes, seed, bar)
         elif route!='exact': e = (_hutchpp if route=='hutch++' else _xtrace)(A, rel_tol, probes, seed, bar)
-    if e is None or route=='exact': e,route = (_unit_products(A).double().sum(), 0., True),'exact'
+    if e is None or route=='exact': e,route = (unit_diagonal(A).double().sum(), 0., True),'exact'
     return Estimate(float(e[0]), float(e[1]), A.matvecs-m0, e[2], route=='exact', A.gradients-g0, route)
 
 # %% ../../nbs/24_curvature.traces.ipynb #755ffb42
@@ -604,7 +604,7 @@ def _structured(p, kind, bad, rel_tol, probes, seed, progress):
         if left:
             R,so_far = hessian(rest.only(left)),value()
             e = _hutchpp(R, tol, probes, gen, bar, so_far) if R.P>SMALL else None
-            v,s,ok = e or (so_far+float(_unit_products(R).double().sum()), 0., True)
+            v,s,ok = e or (so_far+float(unit_diagonal(R).double().sum()), 0., True)
             parts['rest'],se,m,done = v-so_far,math.hypot(se, s),m+R.matvecs,done and ok
             cost,exact = cost+R.gradients,exact and e is None
     return Estimate(value(), se, m, done, exact, cost, 'structure+probes', parts)
@@ -646,7 +646,7 @@ def diagonal(
         m0,g0 = A.matvecs,A.gradients
         if route!='exact': e = _hutchinson(A, lambda z, Az: z*Az, A.P, 'diagonal', rel_tol, probes, seed, bar)
     route = 'exact' if e is None else 'hutchinson'
-    if e is None: d = _unit_products(A); e = d,torch.zeros_like(d),True
+    if e is None: d = unit_diagonal(A); e = d,torch.zeros_like(d),True
     v,se = (t.to(A.device, A.dtype) for t in e[:2])
     return Estimate(v, se, A.matvecs-m0, e[2], route=='exact', A.gradients-g0, route)
 

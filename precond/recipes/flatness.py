@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['EVERY', 'DENSE', 'GRID', 'MEASURES', 'Config', 'check', 'load', 'network', 'full', 'best_rate', 'tune', 'train',
-           'spectrum', 'balanced', 'random_sharpness', 'per_decade', 'measure', 'root_of', 'look', 'table', 'means',
-           'spearman', 'holm', 'correlations', 'short', 'figure', 'densities', 'results', 'stored', 'write', 'shown',
-           'run', 'main']
+           'spectrum', 'balanced', 'random_sharpness', 'measure', 'root_of', 'look', 'table', 'means', 'spearman',
+           'holm', 'correlations', 'short', 'figure', 'densities', 'results', 'stored', 'write', 'shown', 'run', 'main']
 
 # %% ../../nbs/87_recipes.flatness.ipynb #8b3a35c3
 import functools, math, tempfile, time, warnings
@@ -21,6 +20,7 @@ from scipy.stats import permutation_test, rankdata
 from .. import curvature, data as data_room, models, optim, viz
 from ..core import (Problem, atomic_write, derive_seed, generator, load_npz, pick_device, provenance, save_json,
                           save_npz)
+from ..curvature.spectra import per_decade
 from ..curvature.summary import effective_dimension
 from ..curvature.traces import exact_trace
 from ..optim import choices, unpack
@@ -190,14 +190,6 @@ def random_sharpness(problem, sigma:float, pairs:int=32, seed:int=0)->tuple: # m
 # %% ../../nbs/87_recipes.flatness.ipynb #772c29e0
 GRID = np.linspace(-7, 2, 91) # log10 of |eigenvalue|
 
-def per_decade(
-    lam,             # eigenvalues
-    width:float=.15  # of the kernel, in decades
-)->tuple:            # eigenvalues per decade at GRID, of the positive and of the negative ones
-    "The density of eigenvalues on a logarithmic axis"
-    bumps = lambda v: np.exp(-.5*((GRID[:, None]-np.log10(v))/width)**2).sum(1)/(width*(2*math.pi)**.5)
-    return bumps(lam[lam>0]), bumps(-lam[lam<0])
-
 def measure(
     cfg, problem,
     initial,    # (P,) weights before training
@@ -210,7 +202,7 @@ def measure(
     worst = lambda name, rho: problem.at(optim.make(name, rho=rho).perturbed(w, g)).loss()-L
     rise, rise_se = random_sharpness(problem, cfg.sigma, seed=seed)
     exact = lambda kind: exact_trace(problem, kind).value
-    positive, negative = per_decade(lam)
+    positive, negative = (t[0].numpy() for t in per_decade(d.nodes, torch.ones_like(d.nodes), GRID, .15)) # eigenvalues per decade
     values = dict(top=lam[0], seen=seen, bottom=lam[-1], trace=lam.sum(), balanced=balanced(traces.values()),
                   participation=lam.sum()**2/(lam**2).sum(), rank=int((lam>1e-3*lam[0]).sum()),
                   effective=effective_dimension(d, cfg.tau, clip=True).value,

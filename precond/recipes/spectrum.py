@@ -23,9 +23,11 @@ from scipy.stats import wasserstein_distance
 
 from .. import data as data_room, models, optim, viz
 from ..core import Problem, atomic_write, derive_seed, generator, load_json, load_npz, pick_device, provenance, save_json, save_npz
-from ..curvature import fisher, ggn, hessian, lanczos
+from ..curvature import Density, fisher, ggn, hessian, lanczos, rank
+from ..curvature.spectra import per_decade
 from ..curvature.summary import gradient_share, overlap
 from ..curvature.traces import exact_diagonal, is_affine
+from .flatness import holm
 from ..optim import choices
 from ..sweep import Store, key_of, pool, run_jobs
 from ..train import evaluate, fit
@@ -245,9 +247,9 @@ def log_time(steps): # (T,) -> (T,)
 
 def numerical_rank(nodes, weights, P, near)->tuple: # (probes, m) each -> number of eigenvalues above near times the largest, standard error
     "Numerical rank by quadrature"
-    big = np.abs(nodes)>near*np.abs(nodes).max()
-    per = P*len(nodes)*(weights*big).sum(1)
-    return per.mean(), per.std(ddof=1)/len(per)**.5 if len(per)>1 else math.nan
+    nodes, weights = (torch.as_tensor(v, dtype=torch.float64) for v in (nodes, weights))
+    r = rank(Density(nodes, weights, P=int(P)), near*float(nodes.abs().max()) or None, points=1)
+    return r.value, r.stderr
 
 # %% ../../nbs/87_recipes.spectrum.ipynb #b7352d3f
 @dataclass
@@ -425,10 +427,7 @@ def verdict(
     def both(i, c): return abrupt(c.steps, c.values, c.noise, c.shape, seed=i), roughness(c.steps, c.values)
     found = [{k:both(i, c) for i,(k,c) in enumerate(curves(t, a, r.config['near']).items()) if np.isfinite(c.values).sum()>=10}
              for t,a in zip(r.tables, r.arrays, strict=True)]
-    def holm(ch): # name -> adjusted p
-        order = sorted(ch, key=lambda k: ch[k][0].p)
-        return dict(zip(order, np.minimum(1, np.maximum.accumulate([ch[k][0].p*(len(order)-i) for i,k in enumerate(order)])), strict=True))
-    adjusted, rows = [holm(ch) for ch in found], []
+    adjusted, rows = [dict(zip(ch, holm([c.p for c,_ in ch.values()]), strict=True)) for ch in found], []
     for k in [k for k in (found[0] if found else {}) if all(k in ch for ch in found)]:
         cs = [ch[k][0] for ch in found]
         places = np.log([(c.left+c.right)/2 for c in cs])
@@ -446,9 +445,8 @@ def log_density(
     width:float=.15  # standard deviation of a bump, in decades
 )->np.ndarray:       # (2,G): of positive and of negative eigenvalues, fraction per decade at GRID
     "Spectral density on a logarithmic axis"
-    x, w = np.ravel(nodes), np.ravel(weights)
-    bumps = np.exp(-.5*((GRID[:, None]-np.log10(np.maximum(np.abs(x), 1e-30)))/width)**2)/(width*math.sqrt(2*math.pi))
-    return np.stack([bumps@(w*(x>0)), bumps@(w*(x<0))])
+    nodes, weights = np.atleast_2d(nodes), np.atleast_2d(weights)
+    return per_decade(nodes, weights, GRID, width).mean(1).numpy()
 
 def _time_axis(ax, steps):
     "Ticks of a few training steps on an axis that counts measurements"
