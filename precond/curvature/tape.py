@@ -398,6 +398,7 @@ def _pure(self, func, name, args):
         raise Untapeable(f'tape: in-place operations must not touch views or constants, received {name}')
     return getattr(getattr(torch.ops.aten, name[:-1]), func._overloadname)
 
+# %% ../../nbs/19_curvature.tape.ipynb #6dc7c303
 def _record(self, func, name, args, kwargs, nodes, target):
     "Run an operation and note it; returns what the model shall see"
     out = func(*args, **kwargs)

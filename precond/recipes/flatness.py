@@ -60,6 +60,7 @@ class Config:
     workers: int = 2 # processes, one thread each
     seed: int = 0 # of everything
 
+# %% ../../nbs/87_recipes.flatness.ipynb #222bf906
 def check(cfg)->list:
     "The optimizers of a configuration; ValueError for what cannot be run"
     counts = 'max_epochs batch_size tune_steps tune_runs components width n_train n_test seeds workers'.split()
@@ -356,6 +357,7 @@ def stored(out)->tuple: # as of `results`
     arrays = load_npz(Path(out)/'densities.npz')
     return pd.read_csv(Path(out)/'runs.csv'), {k:v for k,v in arrays.items() if '/' in k}
 
+# %% ../../nbs/87_recipes.flatness.ipynb #dbccba93
 def write(cfg, found, rates):
     "config.json, runs.csv, optimizers.csv, correlations.csv and densities.npz"
     out, runs, secs = Path(cfg.out), table(found), sum(r.provenance['seconds'] for pair in found for r in pair if r)
