@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from .. import core
-from ..core import Problem, derive_seed, generator
+from ..core import Problem, call, derive_seed, generator, shared_names
 from ..optim import Method, make, pack, unpack
 from ..optim.base import _masked as masked
 from ..optim.base import _split as split_groups
@@ -127,6 +126,7 @@ class Network:
         named = dict(self.net.named_parameters())
         self.params = [named[k].requires_grad_() for k in problem.names]
         self.sizes, self.buffered = [p.numel() for p in self.params], any(True for _ in self.net.buffers())
+        self.shared = shared_names(self.net)
 
     @property
     def weights(self): return torch.cat([p.detach().reshape(-1) for p in self.params])
@@ -153,7 +153,7 @@ class Passes:
         if self.done and net.buffered: named = named|{k:b.clone() for k,b in net.net.named_buffers()}
         x, y = p.x[self.idx], p.y[self.idx]
         with seeded(self.seed, p.device), sdpa_kernel(SDPBackend.MATH) if self.second else nullcontext():
-            return p.loss_fn(functional_call(net.net, named, (x,)) if named else net.net(x), y).mean()
+            return p.loss_fn(call(net.net, named, (x,), shared=net.shared) if named else net.net(x), y).mean()
 
     def __call__(self, w=None, graph=False)->tuple: # loss, g (P,), which parameters had none, leaves
         "One pass at the module's weights, or at `w` (P,); with `graph` g can be differentiated in the leaves"
