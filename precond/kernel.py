@@ -296,6 +296,7 @@ def ntk_plan(
         raise ValueError(f"ntk: method must be auto, layers, jacobian or products, received {method!r}")
     if not budget>0: raise ValueError(f"ntk: budget must be > 0 bytes, received {budget}")
     x1,x2 = _inputs(problem, x1),None if x2 is None else _inputs(problem, x2)
+    if not len(x1) or x2 is not None and not len(x2): raise ValueError('ntk: needs at least one input, received none')
     problem = _tangent(problem)
     args = problem, x1, len(x1), len(x1 if x2 is None else x2), x2 is None, budget, _forward_flops(problem, x1)
     every = dict(layers=_plan_layers, jacobian=_plan_jacobian, products=_plan_products)
@@ -587,7 +588,9 @@ def alignment(
                          f'received {tuple(K1.shape)} and {tuple(K2.shape)}')
     if centred: K1,K2 = _centred(K1, outputs),_centred(K2, outputs)
     size = K1.norm()*K2.norm()
-    if not size>0: raise ValueError(f"alignment: kernels must not vanish, received one{' centred to'*centred} 0")
+    if not 0<size<math.inf:
+        raise ValueError('alignment: kernels must be finite and not vanish, '
+                         f"received norm{' after centring'*centred} {float(size):g}")
     return float((K1*K2).sum()/size)
 
 def target_alignment(
@@ -597,10 +600,13 @@ def target_alignment(
 )->float:
     "Cosine between a kernel and that of the labels, y y^T"
     K,y = torch.as_tensor(K).double(),torch.as_tensor(y)
-    C = len(K)//len(y)
+    C = len(K)//max(1, len(y))
     if C*len(y)!=len(K):
         raise ValueError(f'target_alignment: kernel must be (n*C, n*C) for n={len(y)} labels, received {tuple(K.shape)}')
-    if C>1 and y.ndim==1: y = F.one_hot(y.long(), C)
+    if C>1 and y.ndim==1:
+        if not bool(((y>=0)&(y<C)&(y==y.long())).all()):
+            raise ValueError(f'target_alignment: classes of {C} outputs must be in 0..{C-1}, received others')
+        y = F.one_hot(y.long(), C)
     if y.numel()!=len(K):
         raise ValueError(f'target_alignment: labels must be (n,{C}) or classes (n,), received {tuple(y.shape)}')
     y = y.reshape(-1).to(K)
@@ -629,7 +635,10 @@ def effective_rank(
 )->EffectiveRank:
     "Entropy rank and participation ratio of a positive semi-definite kernel"
     lam = torch.as_tensor(K)
+    lam = lam if lam.is_floating_point() else lam.double()
     lam = (kernel_eigenvalues(lam) if lam.ndim==2 else lam.sort(descending=True).values)
+    if not len(lam) or not lam.isfinite().all():
+        raise ValueError('effective_rank: eigenvalues must be finite, at least one, received others')
     noise = len(lam)*torch.finfo(lam.dtype).eps*lam.abs().max()
     if lam[-1]<-10*noise: raise ValueError(f'effective_rank: eigenvalues must be >= 0, received {float(lam[-1]):.3g}')
     if not lam[0]>0: raise ValueError('effective_rank: the kernel must not vanish, received one that does')
@@ -693,7 +702,8 @@ class LinearPath:
         lr:float,        # eta
         flow:bool=False, # gradient flow, t in steps of lr, instead of descent
     ):
-        K,f0,y = (torch.as_tensor(t) for t in (K, f0, y))
+        K = torch.as_tensor(K)
+        f0,y = (torch.as_tensor(t).to(K) for t in (f0, y))
         if f0.shape!=y.shape or K.shape!=(f0.numel(), f0.numel()):
             raise ValueError('LinearPath: needs K (m,m) and m outputs and targets, '
                              f'received {tuple(K.shape)}, {tuple(f0.shape)} and {tuple(y.shape)}')
@@ -705,6 +715,7 @@ class LinearPath:
     def stable(self): return self.flow or float(self.c*self.lam[-1])<2
     def _left(self, t):
         "What is left of the residual along each eigenvector after t steps"
+        if not (self.flow or t==int(t)): raise ValueError(f'LinearPath: t must be whole steps, received {t}')
         return torch.exp(-self.c*t*self.lam) if self.flow else (1-self.c*self.lam)**t
     def outputs(self, t):
         "Outputs on the training inputs after t steps"

@@ -11,7 +11,7 @@ __all__ = ['Operator', 'hessian', 'ggn', 'fisher', 'second_moment', 'noise_covar
            'by_layer', 'block_diagonal', 'BlockDiagonal', 'Decomposed', 'from_diagonal', 'from_kronecker',
            'from_low_rank', 'preconditioned', 'function', 'power', 'solve', 'inverse', 'rank', 'Rank',
            'log_determinant', 'effective_dimension', 'participation', 'Participation', 'participation_ratio', 'overlap',
-           'Overlap', 'gradient_share']
+           'Overlap', 'gradient_share', 'batch_eigenvalues', 'BatchEigenvalues']
 
 # %% ../../nbs/29_curvature.ipynb #ba480f8d
 from .operators import (Operator, Plan, fisher, from_dense, from_function, from_scipy, ggn, hessian, noise_covariance,
@@ -22,8 +22,8 @@ from .factors import (LayerFactors, SharedFactors, layer_factors, layer_hessian,
 from .algebra import (BlockDiagonal, Decomposed, Map, block_diagonal, by_layer, cross, from_diagonal, from_kronecker,
                                        from_low_rank, function, groups, indices, inverse, power, preconditioned, restrict, solve)
 from .traces import Estimate, diagonal, exact_diagonal, exact_trace, trace
-from .summary import (Overlap, Participation, Rank, effective_dimension, gradient_share, log_determinant, overlap,
-                                       participation, participation_ratio, rank)
+from .summary import (BatchEigenvalues, Overlap, Participation, Rank, batch_eigenvalues, effective_dimension, gradient_share,
+                                       log_determinant, overlap, participation, participation_ratio, rank)
 
 # %% ../../nbs/29_curvature.ipynb #3446e3d3
 _all_ = ['Operator', 'hessian', 'ggn', 'fisher', 'second_moment', 'noise_covariance', 'from_dense', 'from_function', 'from_scipy', 'plan', 'Plan',
@@ -33,4 +33,4 @@ _all_ = ['Operator', 'hessian', 'ggn', 'fisher', 'second_moment', 'noise_covaria
          'sample_eigen', 'layer_hessian', 'indices', 'restrict', 'cross', 'Map', 'groups', 'by_layer', 'block_diagonal', 'BlockDiagonal',
          'Decomposed', 'from_diagonal', 'from_kronecker', 'from_low_rank', 'preconditioned', 'function', 'power', 'solve', 'inverse',
          'rank', 'Rank', 'log_determinant', 'effective_dimension', 'participation', 'Participation', 'participation_ratio', 'overlap', 'Overlap',
-         'gradient_share']
+         'gradient_share', 'batch_eigenvalues', 'BatchEigenvalues']

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from ..core import Problem
-from .operators import Operator, fisher, ggn, hessian, noise_covariance
+from .operators import Operator, _real, fisher, ggn, hessian, noise_covariance
 from .spectra import Krylov
 
 # %% ../../nbs/23_curvature.algebra.ipynb #e3a80fb0
@@ -208,6 +208,7 @@ def from_diagonal(
     d:torch.Tensor,   # (P,)
 )->Decomposed:
     "A diagonal matrix"
+    d = _real(d)
     return Decomposed(d, _same, _same, len(d), name='diagonal')
 
 def from_kronecker(
@@ -289,6 +290,7 @@ for _kind in (Decomposed, BlockDiagonal):
     _kind.__add__ = _kind.__radd__ = _shifted
     _kind.__mul__ = _kind.__rmul__ = _scaled
     _kind.__neg__,_kind.__truediv__ = lambda A: _scaled(A, -1.),lambda A, c: _scaled(A, 1/c)
+    _kind.__sub__ = lambda A, c: _shifted(A, -c)
 
 # %% ../../nbs/23_curvature.algebra.ipynb #e0be9b37
 def preconditioned(
@@ -331,15 +333,28 @@ class Iterated(Operator):
 def _tolerance(tol, dtype): return tol if tol is not None else torch.finfo(dtype).eps**.5
 
 # %% ../../nbs/23_curvature.algebra.ipynb #63fb2b74
+def _first(f, T):
+    "f(T) e_1, and the eigenvalues of T"
+    theta,S = torch.linalg.eigh(T)
+    return S@(f(theta)*S[0]),theta
+
+def _apart(c, d): return float((c-d).norm()/max(c.norm(), d.norm(), 1e-300))
+
 def _coefficients(K, f, j, m, most):
-    "f(T) e_1 for recurrence j after m steps, and whether it is exact: its subspace is invariant, or all"
-    beta = torch.stack(K.beta, 1)[j]
+    "f(T) e_1 of recurrence j after m steps; what an eigenvalue beyond its ends may change; whether exact: its span invariant"
+    beta,pad = torch.stack(K.beta, 1)[j].cpu().double(),torch.nn.functional.pad
     broken = (beta==0).nonzero()
     size = min(m, int(broken[0])+1) if len(broken) else m
-    theta,S = torch.linalg.eigh(K.tridiagonal()[j, :size, :size])
-    c = torch.zeros(m, dtype=torch.float64)
-    c[:size] = S@(f(theta)*S[0])
-    return c,len(broken)>0 or m==most
+    T,doubt = K.tridiagonal()[j, :size, :size],0.
+    c,theta = _first(f, T)
+    if len(broken) or m==most: return pad(c, (0, m-size)),doubt,True
+    margin = .01*(theta[-1]-theta[0])
+    for end in (theta[0]-margin, theta[-1]+margin):
+        more = pad(T, (0, 1, 0, 1))
+        more[-1,-1],more[-1,-2],more[-2,-1] = end,beta[-1],beta[-1]
+        try: doubt = max(doubt, _apart(pad(c, (0, 1)), _first(f, more)[0]))
+        except ValueError: continue                                           # f has no value there, and A no eigenvalue
+    return c,doubt,False
 
 # %% ../../nbs/23_curvature.algebra.ipynb #1e44377a
 def _lanczos_product(A, f, V, tol, max_iters):
@@ -351,11 +366,11 @@ def _lanczos_product(A, f, V, tol, max_iters):
     for m in range(1, most+1):
         K.step()
         if m>20 and m%5 and m<most: continue
-        c,exact = zip(*[_coefficients(K, f, j, m, A.P) for j in range(k)], strict=True)
-        c,exact = torch.stack(c),torch.tensor(exact)                              # (k,m), (k,)
-        err = (c-torch.nn.functional.pad(old, (0, m-old.shape[1]))).norm(dim=1)/c.norm(dim=1).clamp_min(1e-300)
-        err,old = err.masked_fill(exact, 0.),c
-        if m>1 and (err<=tol).all() or exact.all(): break
+        c,doubt,exact = zip(*[_coefficients(K, f, j, m, A.P) for j in range(k)], strict=True)
+        c,doubt,exact = torch.stack(c),torch.tensor(doubt),torch.tensor(exact)     # (k,m), (k,), (k,)
+        step = torch.tensor([_apart(a, b) for a,b in zip(c, torch.nn.functional.pad(old, (0, m-old.shape[1])), strict=True)])
+        err,old = torch.maximum(step, doubt).masked_fill(exact, 0.),c
+        if m>=8 and (err<=tol).all() or exact.all(): break
     X = torch.einsum('kmp,km->pk', K.buffer[:, :m], c.to(V))*norm
     return X,Report(torch.full((k,), m), err, bool((err<=tol).all()), A.matvecs-before, A.gradients-paid)
 
@@ -448,6 +463,7 @@ def _descend(product, M, X, R, stop, its, most):
 def _columns(A, B, who):
     "A right-hand side as a block (P,k)"
     B = torch.as_tensor(B, dtype=A.dtype, device=A.device).detach()
+    if not B.isfinite().all(): raise ValueError(f"{who}: the right-hand side must be finite, got NaN or inf")
     if B.ndim not in (1, 2) or len(B)!=A.P:
         raise ValueError(f"{who}: need a vector ({A.P},) or a block ({A.P},k), got {tuple(B.shape)}")
     return B.shape,B.reshape(A.P, -1)

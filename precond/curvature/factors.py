@@ -575,6 +575,8 @@ def sample_products(f:LayerFactors|SharedFactors,
     V:torch.Tensor, # (n,*W.shape) a vector per sample, or W.shape, one for all
 )->torch.Tensor:    # (n,*W.shape)
     "Each sample's Hessian times a vector, H_s V_s; of a linear layer (M_s V_s a_s) x a_s"
+    if tuple(V.shape) not in (tuple(f.W.shape), (len(f), *f.W.shape)):
+        raise ValueError(f"sample_products: need V {tuple(f.W.shape)} or {(len(f), *f.W.shape)}, got {tuple(V.shape)}")
     if isinstance(f, SharedFactors):
         each,out,i = V.ndim>f.W.ndim,[],0
         for p in f:

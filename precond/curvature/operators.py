@@ -34,6 +34,7 @@ class Operator:
         if P<1 or block<1: raise ValueError(f"{name}: need P>=1 and block>=1, got {P=}, {block=}")
         self.matmat,self.P,self.name,self.block = matmat,P,name,block
         self.dtype,self.device = dtype or torch.get_default_dtype(),torch.device(device)
+        if not self.dtype.is_floating_point: raise ValueError(f"{name}: dtype must be of real numbers, got {self.dtype}")
         self.parts,self.shared,self.price = parts,shared,price or sum(A.price for A in parts)
         self.shape,self.matvecs,self.gradients,self.strategy = (P,P),0,0.,getattr(matmat, 'strategy', '')
 
@@ -48,11 +49,13 @@ class Operator:
         self.matvecs += V.shape[1]
         if self.parts: self.gradients += self._spent()-before
         elif V.shape[1]: self.gradients += self.shared*len(blocks) + (self.price-self.shared)*V.shape[1]
+        if AV.untyped_storage().data_ptr()==V.untyped_storage().data_ptr(): AV = AV.clone()     # never the caller's memory
         if not AV.sum().isfinite() and not AV.isfinite().all():
             raise ValueError(f"{self.name}: the product must be finite, got NaN or inf")
         return AV.reshape(v.shape)
 
-    def _spent(self): return sum(A.gradients for A in set(self.parts)) if self.parts else 0.
+    def _sources(self): return set().union(*(getattr(A, '_sources', lambda A=A: {A})() for A in self.parts)) or {self}
+    def _spent(self): return sum(A.gradients for A in self._sources()) if self.parts else 0.     # each payer once
     def __repr__(self): return f"Operator({self.name}, P={self.P}, {self.dtype}, {self.device})"
 
 # %% ../../nbs/20_curvature.operators.ipynb #758c4acd
@@ -90,16 +93,23 @@ def _to_scipy(self)->LinearOperator:
 Operator.dense,Operator.to_scipy = _dense,_to_scipy
 
 # %% ../../nbs/20_curvature.operators.ipynb #410878d4
+def _real(M):
+    "A tensor; integers as torch's default"
+    M = torch.as_tensor(M)
+    return M if M.is_floating_point() or M.is_complex() else M.to(torch.get_default_dtype())
+
 def from_dense(
     M, # (P,P) symmetric tensor or array
 )->Operator:
     "A symmetric matrix as an `Operator`"
-    M = torch.as_tensor(M)
-    if M.ndim!=2 or M.shape[0]!=M.shape[1]: raise ValueError(f"from_dense: need a square matrix, got {tuple(M.shape)}")
+    M = _real(M)
+    if M.ndim!=2 or M.shape[0]!=M.shape[1] or not len(M):
+        raise ValueError(f"from_dense: need a square matrix, got {tuple(M.shape)}")
     if not torch.allclose(M, M.T, rtol=1e-4, atol=1e-6*float(M.abs().max())):
         raise ValueError(f"from_dense: need a symmetric matrix, got |M-M^T| up to {float((M-M.T).abs().max()):.3g}")
     return Operator(lambda V: M@V, len(M), M.dtype, M.device, 'matrix', block=len(M))
 
+# %% ../../nbs/20_curvature.operators.ipynb #892feb08
 def from_function(
     f:Callable,              # (P,) -> (P,), linear and symmetric; or (P,k) -> (P,k) if `blocks`
     P:int,                   # length of its argument
@@ -114,13 +124,14 @@ def from_function(
 
 def from_scipy(
     L:LinearOperator,        # symmetric (P,P), as `scipy.sparse.linalg.aslinearoperator` gives
-    dtype:torch.dtype=None,  # of products (None: that of L)
+    dtype:torch.dtype=None,  # of products (None: that of L, float64 for integers)
     price:float=0.,          # gradient-equivalents of one product
 )->Operator:
     "A symmetric scipy operator as an `Operator`"
     if len(L.shape)!=2 or L.shape[0]!=L.shape[1]: raise ValueError(f"from_scipy: need a square operator, got {L.shape}")
     f = lambda V: torch.from_numpy(np.ascontiguousarray(L.matmat(V.numpy())))
-    dtype = dtype or torch.from_numpy(np.zeros(0, L.dtype or np.float64)).dtype
+    own = np.float64 if L.dtype is None or L.dtype.kind in 'biu' else L.dtype
+    dtype = dtype or torch.from_numpy(np.zeros(0, own)).dtype
     return Operator(lambda V: f(V).to(dtype), L.shape[0], dtype, name='scipy operator', price=price)
 
 for f in (from_dense, from_function, from_scipy): setattr(Operator, f.__name__, staticmethod(f))
@@ -201,6 +212,9 @@ _WAYS = dict(tape=_by_tape, graph=_by_graph, jvp=_by_jvp, difference=_by_differe
 # %% ../../nbs/20_curvature.operators.ipynb #ee6cfa12
 def _loss_slope(loss, z, y):
     "Derivative of the per-sample losses with respect to the outputs, shape of z"
+    if loss.name=='cross_entropy' and loss.fn is None:
+        p = z.softmax(1)
+        return p.scatter_add_(1, y[:,None], -torch.ones_like(p[:,:1]))
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         return _grad(loss(z, y).sum(), z, False)
@@ -249,7 +263,8 @@ class _Engine:
         return AV
     def measure(self, v, Av):
         "Error of the difference, from a doubled step"
-        self.error = float((sum(f(v, 2.) for f in self.products())-Av).norm()/Av.norm())
+        off = (sum(f(v, 2.) for f in self.products())-Av).norm()
+        self.error = float(off/Av.norm()) if off else 0.
         self.gradients += 2
         warnings.warn(f'{self.kind.name}: {self.reason}; products are central differences of gradients, '
                       f'relative error about {self.error:.0e}', stacklevel=4)
@@ -260,7 +275,7 @@ _VERDICTS = weakref.WeakKeyDictionary()                     # network -> {what w
 def _few(kind):
     "The kind on a few samples, them, and two directions"
     few = kind.problem.batch(slice(0, min(4, kind.problem.chunk or 4)))
-    v = torch.randn(few.P, 2, generator=generator(0), dtype=torch.float64).to(few.weights)/few.P**.5
+    v = (torch.rand(few.P, 2, generator=generator(0))-.5).to(few.weights)/few.P**.5
     return replace(kind, problem=few),*next(iter(few.chunks())),v
 
 def _compare(kind, strategy, truth='graph', tol=None):
@@ -269,20 +284,26 @@ def _compare(kind, strategy, truth='graph', tol=None):
     with torch.enable_grad(): want,got = (_WAYS[s](kind, 0, x, y)(v) for s in (truth, strategy))
     if not want.isfinite().all(): return None
     off,size,eps = float((got-want).norm()),float(want.norm()),torch.finfo(v.dtype).eps
-    if off<=(tol or eps**.5)*size+eps: return ''
-    return f'its product differs from that of the {truth} by {off/max(size, eps):.0e} of its norm'
+    if off>(tol or eps**.5)*size+eps:
+        return f'its product differs from that of the {truth} by {off/max(size, eps):.0e} of its norm'
+    skew = float((v[:,0]@got[:,1]-v[:,1]@got[:,0]).abs()/v.norm())
+    return '' if skew<=eps**.75*size+eps else f'its product is not symmetric, by {skew/max(size, eps):.0e} of its norm'
 
+# %% ../../nbs/20_curvature.operators.ipynb #cbb6c326
 def _choose(kind, strategy):
     "(strategy, reason)"
-    if strategy in ('graph', 'difference'): return strategy,'asked for'
+    if strategy not in ('auto', *_WAYS):
+        raise ValueError(f"{kind.name}: strategy must be one of auto, {', '.join(_WAYS)}, received {strategy!r}")
+    if strategy=='difference': return strategy,'asked for'
     p = kind.problem
     known,what = _VERDICTS.setdefault(p.template, {}),(strategy, kind.curved, tuple(p.names), p.loss_fn.name, p.dtype)
     if what in known: return known[what]
     try: wrong = _compare(kind, 'tape' if strategy=='auto' else strategy)
     except (ValueError, RuntimeError, TypeError) as e: wrong = (str(e) or type(e).__name__).splitlines()[0]
     if wrong and strategy!='auto':
-        raise ValueError(f"{kind.name}: strategy {strategy!r} must agree with the graph, received: {wrong}")
-    verdict = ('tape' if strategy=='auto' else strategy, '') if not wrong else _without_tape(kind, wrong)
+        raise ValueError(f"{kind.name}: strategy {strategy!r} must agree with the graph and be symmetric, received: {wrong}")
+    right = 'tape' if strategy=='auto' else strategy,'asked for' if strategy=='graph' else ''
+    verdict = right if not wrong else _without_tape(kind, wrong)
     if wrong is not None: known[what] = verdict
     return verdict
 
@@ -346,12 +367,14 @@ def plan(
     problem:Problem,         # what `hessian(problem)` (unlabelled: `ggn`) would take
     k:int=50,                # vectors a run keeps: Lanczos steps, subspace
     budget:float=None,       # bytes; None: everything kept
-    block:int=8,             # most directions in one product
+    block:int=None,          # most directions in one product (None: 16 by the tape, else 8)
     strategy:str='auto',
 )->Plan:
     "Memory of an operator and a run, before either"
     kind,n,m = _kind_of(problem),problem.n,min(problem.n, 8)
     strategy = _choose(kind, strategy)[0]
+    if k<0 or block is not None and block<1: raise ValueError(f'plan: need k>=0 and block>=1, got {k=}, {block=}')
+    block = block or _width(strategy)
     (b1,*_),(b2,work,big) = _held(kind, strategy, max(1, m//2)),_held(kind, strategy, m)
     per = (b2-b1)/(m-m//2) if m>1 else b2
     fixed,basis = max(0., b2-per*m),2*k*problem.P*problem.weights.element_size()
@@ -368,36 +391,36 @@ def plan(
     raise ValueError(f'plan: the budget must be at least {_human(at(1, False).total)} for one sample at a time '
                      f'and {k} vectors, received {_human(budget)}')
 
+def _width(strategy): return 16 if strategy=='tape' else 8
+
 def _kind_of(problem):
     if problem.y is None: return _ggn_kind(problem)
     return _Kind(problem, 'hessian', lambda z, y, i: _loss_curvature(problem.loss_fn, z, y), True)
 
 # %% ../../nbs/20_curvature.operators.ipynb #f29e664a
-def _fit(problem, cache, budget, block):
+def _fit(problem, cache, budget, block, strategy):
     "The problem in the chunks, and the cache, that a budget allows"
     if budget is None: return problem,cache
-    p,new = plan(problem, k=0, budget=budget, block=block),copy.copy(problem)
+    p,new = plan(problem, k=0, budget=budget, block=block, strategy=strategy),copy.copy(problem)
     new.chunk = p.chunk
     return new,p.cache if cache is None else cache
 
 def _operator(kind, cache, block, strategy):
     "The operator of a kind of curvature"
-    if strategy not in ('auto', *_WAYS):
-        raise ValueError(f"{kind.name}: strategy must be one of auto, {', '.join(_WAYS)}, received {strategy!r}")
     strategy,reason = _choose(kind, strategy)
     engine,p = _Engine(kind, strategy, reason, cache),kind.problem
-    return Operator(engine, p.P, p.dtype, p.device, kind.name, block, parts=(engine,))
+    return Operator(engine, p.P, p.dtype, p.device, kind.name, _width(strategy) if block is None else block, parts=(engine,))
 
 # %% ../../nbs/20_curvature.operators.ipynb #7ef30ead
 def hessian(
     problem:Problem,      # at its weights
     cache=None,           # keep activations or graphs between products; None: if the data are one chunk
-    block:int=8,          # most columns in one pass
+    block:int=None,       # most columns in one pass (None: 16 by the tape, else 8)
     strategy:str='auto',  # 'tape', 'graph', 'jvp', 'difference'
     budget:float=None,    # bytes to live within: sets chunk and cache (see `plan`)
 )->Operator:
     "Hessian of the mean loss: E[H_s] over all samples"
-    problem,cache = _fit(problem.labelled(), cache, budget, block)
+    problem,cache = _fit(problem.labelled(), cache, budget, block, strategy)
     return _operator(_kind_of(problem), cache, block, strategy)
 
 # %% ../../nbs/20_curvature.operators.ipynb #3ddfc98b
@@ -406,12 +429,12 @@ def _ggn_kind(problem): return _Kind(problem, 'ggn', lambda z, y, i: _loss_curva
 def ggn(
     problem:Problem,      # at its weights
     cache=None,           # keep activations or graphs between products; None: if the data are one chunk
-    block:int=8,          # most columns in one pass
+    block:int=None,       # most columns in one pass (None: 16 by the tape, else 8)
     strategy:str='auto',
     budget:float=None,    # bytes
 )->Operator:
     "Generalised Gauss-Newton matrix: the Hessian with the network replaced by its linearisation; any loss"
-    problem,cache = _fit(problem, cache, budget, block)
+    problem,cache = _fit(problem, cache, budget, block, strategy)
     return _operator(_ggn_kind(problem), cache, block, strategy)
 
 # %% ../../nbs/20_curvature.operators.ipynb #3db0ed20
@@ -424,10 +447,11 @@ def _outputs(loss):
 def _sampled(problem, outputs, samples, seed):
     "Chunk by chunk, gradients r (n,C,m) of -log p with respect to the outputs at labels drawn from the model"
     gen,R = generator(derive_seed(seed, 'fisher'), problem.device),[]
+    new = dict(generator=gen, dtype=problem.dtype, device=problem.device)
+    if outputs=='gaussian':                                                        # drawn at once: the same in any chunks
+        return torch.randn(problem.n, problem.n_outputs, samples, **new).split(problem.chunk or problem.n)
     for x,_ in problem.chunks():
         with torch.no_grad(): z = problem.forward(problem.weights, x).reshape(len(x), -1)
-        new = dict(generator=gen, dtype=z.dtype, device=z.device)
-        if outputs=='gaussian': R.append(torch.randn(*z.shape, samples, **new)); continue
         if outputs=='logistic':
             p = torch.sigmoid(z)[...,None]                                        # r = p-1 with probability p, else p
             R.append(p - (torch.rand(*z.shape, samples, **new)<p).to(p)); continue
@@ -442,7 +466,7 @@ def fisher(
     kind:str='true',       # 'true', 'mc' (sampled labels) or 'empirical' (the data's labels)
     seed:int=0,            # of the sampled labels
     samples:int=1,         # labels drawn per input, for 'mc'
-    cache=None, block:int=8, strategy:str='auto', budget:float=None,
+    cache=None, block:int=None, strategy:str='auto', budget:float=None,
     outputs:str=None,      # 'softmax', 'logistic', 'gaussian': distribution of the labels, if the loss does not tell
 )->Operator:
     "Fisher matrix of the output model ('true', 'mc') or second moment of the per-sample gradients ('empirical')"
@@ -456,7 +480,7 @@ def fisher(
                          f"or outputs=, got {problem.loss_fn.name!r}")
     if samples<1: raise ValueError(f"fisher: need samples>=1, got {samples}")
     if kind=='empirical': problem = problem.labelled()
-    problem,cache = _fit(problem, cache, budget, block)
+    problem,cache = _fit(problem, cache, budget, block, strategy)
     R = _sampled(problem, outputs, samples, seed) if kind=='mc' else None
     def B(z, y, i):
         if kind=='true': return _expected(outputs, z)
@@ -475,7 +499,7 @@ def second_moment(
 def noise_covariance(
     problem:Problem,       # at its weights
     batch_size:int=None,   # samples in a batch; None: one sample
-    cache=None, block:int=8, strategy:str='auto', budget:float=None,
+    cache=None, block:int=None, strategy:str='auto', budget:float=None,
     replace:bool=True,     # the batch is drawn with replacement
 )->Operator:
     "Covariance of the gradient of a batch: F - grad grad^T over the batch size"
@@ -485,7 +509,7 @@ def noise_covariance(
     F = fisher(problem, 'empirical', cache=cache, block=block, strategy=strategy, budget=budget)
     g,c = problem.grad()[:,None],1/B if replace else (n-B)/max(n-1, 1)/B
     def matmat(V): return c*(F@V - g@(g.T@V))
-    A = Operator(matmat, problem.P, problem.dtype, problem.device, 'noise covariance', block, parts=(F,))
+    A = Operator(matmat, problem.P, problem.dtype, problem.device, 'noise covariance', F.block, parts=(F,))
     A.gradients,A.strategy = 1.,F.strategy
     return A
 

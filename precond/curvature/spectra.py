@@ -176,8 +176,21 @@ def _project(self, V):
     return H
 
 # %% ../../nbs/21_curvature.spectra.ipynb #3f75c817
+def _cholesky_qr(self, V, scale):
+    "`_normalise` twice by the Cholesky factor of the inner products, where the rows are well apart; else None"
+    R = np.eye(len(V))
+    for _ in range(2):
+        G = _host(inner(V, V))
+        try: L = np.linalg.cholesky(G)
+        except np.linalg.LinAlgError: return None
+        sizes = L.diagonal()
+        if sizes.min()<=50*torch.finfo(V.dtype).eps*scale or (sizes<.1*G.diagonal()**.5).any(): return None
+        V,R,scale = torch.as_tensor(np.linalg.inv(L)).to(V) @ V,L.T @ R,1.
+    return V,R
+
 def _normalise(self, V, scale=1.):
     "Orthonormal rows V' and R with V = R^T V'; where nothing is left of a row a random one comes, with 0 in R"
+    if quick := self._cholesky_qr(V, scale): return quick
     n,R = 0,np.zeros((len(V), len(V)))
     for i,v in enumerate(V.split(1)):
         size = whole = float(inner(v, v))**.5
@@ -196,7 +209,8 @@ def _normalise(self, V, scale=1.):
     return V[:n],R[:n]
 
 BlockKrylov.noise = property(_noise)
-BlockKrylov._random,BlockKrylov._project,BlockKrylov._normalise = _random,_project,_normalise
+BlockKrylov._random,BlockKrylov._project = _random,_project
+BlockKrylov._cholesky_qr,BlockKrylov._normalise = _cholesky_qr,_normalise
 
 # %% ../../nbs/21_curvature.spectra.ipynb #316b0e64
 def _advance(self):
@@ -260,6 +274,11 @@ class _Ritz:
     def residuals(self): return np.hypot(self.r[self.i], self.noise)
     @property
     def bounds(self): return np.array([_bound(self.theta, self.r, i, self.noise) for i in self.i])
+    @property
+    def gaps(self):
+        d = np.abs(self.theta-self.theta[self.i][:,None])-self.r              # (k,m)
+        d[range(len(self.i)),self.i] = math.nan if len(self.theta)==1 else math.inf
+        return d.min(1).clip(0)
 
 def _ritz(K, k, which):
     theta,S = np.linalg.eigh(K.T[:K.m,:K.m])
@@ -294,7 +313,7 @@ def _unseen(K, rho, low, value):
     m = min(K.steps-K.grown[0], 300/x)
     return min(1., math.sqrt(2*K.A.P/math.pi*width/(value-rho))/math.cosh((m-1)*x)) if m>1 else 1.
 
-# %% ../../nbs/21_curvature.spectra.ipynb #c4f38a9f
+# %% ../../nbs/21_curvature.spectra.ipynb #04454dff
 def _search(K, k, which, enough, slop, verify, most, bar):
     "Step until the wanted pairs are good `enough` and hardly one can be hidden: pairs, chance of that, why it ended"
     n,before,check = 2*k if which=='both' else k,K.A.matvecs,0
@@ -308,7 +327,7 @@ def _search(K, k, which, enough, slop, verify, most, bar):
             good = enough(z)
             p,more = _missed(K, z, which, slop(z))
             if good=='noise' or (good and (end or not verify or (p<=.1 and not more))): return z,1. if more else p,good
-            if end: return z,1. if more else p,end
+            if end: return z,1. if more or end=='max_iters' else p,end
             if good and more and 3*max(4, len(K.V))>room: return z,1.,good              # no memory for more starts
             if good and more: K.grow(max(4, len(K.V)))
         if K.m+len(K.V)>len(K.Q):
@@ -338,9 +357,10 @@ class Eigen:
     gradients:float          # the same in gradients of the mean loss, by flops
     converged:bool           # `criterion` is 'tol' or 'value_tol'
     verified:bool            # `missed` is at most 10 %
-    missed:float             # chance that a value which belongs here stayed hidden; 1 where it was not looked for
+    missed:float             # chance that a value which belongs here stayed hidden; 1 where that is not known
     criterion:str            # why the search ended: tol, value_tol, noise, max_iters, or dense
     title:str=''             # of the report
+    gaps:torch.Tensor=None   # (k,) to the nearest other value of the search, wanted or not, less its residual; NaN: none
 
     def __repr__(self):
         columns = zip(*(t.tolist() for t in (self.values, self.residuals, self.bounds)), strict=True)
@@ -369,7 +389,7 @@ def _checked(A, k, tol, which, value_tol, block):
     if not 1<=n<=A.P: raise ValueError(f"eigen: need 1<={'2 k' if n>k else 'k'}<=P={A.P}, got {k=}")
     if not tol>0 or not (value_tol is None or value_tol>0):
         raise ValueError(f"eigen: need tol>0 and value_tol>0, got {tol} and {value_tol}")
-    if block is not None and block<1: raise ValueError(f"eigen: need block>=1, got {block}")
+    if block is not None and not 1<=block<=A.P: raise ValueError(f"eigen: need 1<=block<=P={A.P}, got {block}")
     return n
 
 # %% ../../nbs/21_curvature.spectra.ipynb #1e95f8ba
@@ -399,7 +419,7 @@ def eigen(
     U = (U/(U*U).sum(1, keepdim=True).sqrt()).T
     t = lambda x: torch.as_tensor(x[i].copy()).to(A.device, A.dtype)
     return Eigen(t(z.theta[z.i]), _signed(U), t(z.residuals), t(z.bounds), A.matvecs-before[0], A.gradients-before[1],
-                 why in ('tol', 'value_tol'), verify and p<=.1, p if verify else 1., why, title)
+                 why in ('tol', 'value_tol'), verify and p<=.1, p if verify else 1., why, title, t(z.gaps))
 
 _progress = progress   # the function, where an argument has its name
 
@@ -419,7 +439,7 @@ def _eigen_dense(A, k, which, before, title):
     z.r[z.i] = r.numpy()
     t = lambda x: torch.as_tensor(x).to(A.device, A.dtype)
     return Eigen(t(lam[i]), _signed(t(U[:,i])), t(z.residuals), t(z.bounds), A.matvecs-before[0], A.gradients-before[1],
-                 True, True, 0., 'dense', title)
+                 True, True, 0., 'dense', title, t(z.gaps))
 
 # %% ../../nbs/21_curvature.spectra.ipynb #8e3c963b
 def top_eigen(
@@ -475,7 +495,7 @@ def _moment(self:Density, k:int)->tuple[float,float]: # (tr A^k / P, its standar
     return self.mean(lambda t: t**k)
 
 def _mass(self:Density, eps:float=None)->tuple[float,float]:
-    "Fraction of eigenvalues within eps (None: `self.eps`) of zero, with its standard error"
+    "Fraction of eigenvalues within eps (None: `self.eps`) of zero, with its standard error; not below the nodes' spacing"
     return self.mean(lambda t: (t.abs()<=(self.eps if eps is None else eps)).to(t))
 
 def _count(self:Density, a:float=-math.inf, b:float=math.inf)->tuple[float,float]:
@@ -508,6 +528,8 @@ def density(
         for _ in _progress(range(min(iters, A.P)), desc='density', enabled=progress): K.step()
         nodes,S = torch.linalg.eigh(K.tridiagonal())
         weights = S[:,0]**2/probes
+        ended = weights<=torch.finfo(weights.dtype).eps**2               # after a breakdown: no eigenvalue
+        nodes = torch.where(ended, nodes.gather(1, weights.argmax(1, keepdim=True)), nodes)
     eps,title = 10*torch.finfo(A.dtype).eps*float(nodes.abs().max()),f"Density of {A.name}, P={A.P:,}"
     return Density(nodes, weights, *_smooth(nodes, weights, sigma, points, exact), A.matvecs-before, exact, A.P,
                    A.gradients-paid, eps, title)

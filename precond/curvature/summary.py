@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['EXACT', 'spectral_sum', 'log_determinant', 'effective_dimension', 'Rank', 'rank', 'participation_ratio',
-           'Participation', 'participation', 'Overlap', 'overlap', 'gradient_share']
+           'Participation', 'participation', 'Overlap', 'overlap', 'gradient_share', 'BatchEigenvalues',
+           'batch_eigenvalues']
 
 # %% ../../nbs/25_curvature.summary.ipynb #23cafa79
 import math
 from dataclasses import dataclass
 import numpy as np
 import torch
-from ..core import Problem
-from .spectra import Density, Eigen, as_operator, density
+from ..core import Problem, progress
+from .operators import hessian
+from .spectra import Density, Eigen, as_operator, density, eigen, stream
 from .traces import Estimate
 
 # %% ../../nbs/25_curvature.summary.ipynb #7654bdfb
@@ -152,8 +154,7 @@ def _vectors(U, who, k=None):
     "Unit columns (P,k), and the sines of their errors (k,): bounds by residual over gap, NaN if not known"
     if isinstance(U, Eigen):
         lam,V = U.values.double().cpu(),U.vectors
-        gap = (lam[:,None]-lam).abs().fill_diagonal_(math.inf).amin(1) if len(lam)>1 else lam*math.nan
-        err = (U.residuals.double().cpu()/gap).clamp(max=1.)
+        err = lam*math.nan if U.gaps is None else (U.residuals.double().cpu()/U.gaps.double().cpu()).clamp(max=1.)
         top = lam.abs().argsort(descending=True, stable=True)[:k].sort()[0]     # the k of largest magnitude
         return V[:,top.to(V.device)],err[top]
     V = torch.as_tensor(U)
@@ -269,3 +270,62 @@ def gradient_share(
     g = g.to(V.device)/g.norm()
     c = (_vectors(U, 'gradient_share', k)[0].double().T@g).abs()
     return Overlap(float((V.T@g).norm())**2, c, *_chance(1, V.shape[1], len(V)), _most_one(2*sine))
+
+# %% ../../nbs/25_curvature.summary.ipynb #458b0dcf
+@dataclass(repr=False)
+class BatchEigenvalues:
+    "Extreme eigenvalues of the Hessians of minibatches"
+    values:torch.Tensor      # (B,k) descending, weight decay included
+    bounds:torch.Tensor      # (B,k) their errors
+    size:int                 # samples a batch
+    weight_decay:float
+    matvecs:int              # products with a minibatch
+    gradients:float          # cost in gradients of the whole data
+    converged:bool           # every search reached its tolerance
+
+    @property
+    def mean(self)->Estimate:
+        "Of the largest of those found in each batch, with the standard error over batches"
+        top = self.values[:,0].double()
+        se = float(top.std())/len(top)**.5 if len(top)>1 else math.nan
+        return Estimate(float(top.mean()), se, self.matvecs, self.converged, gradients=self.gradients)
+    @property
+    def negative(self)->float:
+        "Share of batches with a negative value among theirs"
+        return float((self.values<0).any(1).double().mean())
+    def __repr__(self):
+        m, s = self.mean, self.values[:,0].double().std()
+        return (f"{self.values.shape[1]} extreme eigenvalues of {len(self.values)} minibatches of {self.size}, "
+                f"weight decay {self.weight_decay:g}: largest of them {m.value:.4g} +- {m.stderr:.2g} (spread {s:.2g}), "
+                f"{self.negative:.0%} of batches with negative ones; "
+                f"{self.matvecs} products, {self.gradients:.3g} gradients{'' if self.converged else '; NOT converged'}")
+
+# %% ../../nbs/25_curvature.summary.ipynb #e240e8c6
+def batch_eigenvalues(
+    problem:Problem,
+    k:int=1,                  # eigenvalues of each
+    batch_size:int=128,
+    weight_decay:float=0.,    # beta of beta/2 |w|^2: eigenvalues of H_B + beta I
+    batches:int=None,         # how many, of a random pass through the data (None: all full ones)
+    tol:float=1e-2,           # error of each value, relative to it
+    which:str='magnitude',    # as in `eigen`
+    seed=0,                   # of the order of the samples and of the starts
+    progress:bool=True,
+)->BatchEigenvalues:
+    "Extreme eigenvalues of the Hessians of minibatches, with weight decay (Park & Kim 2022)"
+    n, who = problem.n, 'batch_eigenvalues'
+    if not 1<=batch_size<=n: raise ValueError(f'{who}: batch_size must be in 1..{n}, received {batch_size}')
+    if not 0<=weight_decay<math.inf: raise ValueError(f'{who}: weight_decay must be >= 0, received {weight_decay}')
+    if batches is not None and not 1<=batches<=n//batch_size:
+        raise ValueError(f'{who}: batches must be in 1..{n//batch_size}, received {batches}')
+    order, starts, found, cost = torch.randperm(n, generator=stream(seed, who)), stream(seed, f'{who} starts'), [], 0.
+    for i in _progress(range(batches or n//batch_size), desc='minibatches', enabled=progress):
+        part = problem.batch(order[i*batch_size:(i+1)*batch_size])
+        H = hessian(part)+weight_decay if weight_decay else hessian(part)
+        found.append(eigen(H, k, which=which, value_tol=tol, seed=starts, progress=False))
+        cost += found[-1].gradients*part.n/n
+    stack = lambda name: torch.stack([getattr(e, name) for e in found])
+    return BatchEigenvalues(stack('values'), stack('bounds'), batch_size, weight_decay,
+                            sum(e.matvecs for e in found), cost, all(e.converged for e in found))
+
+_progress = progress   # the function, where an argument has its name

@@ -446,8 +446,10 @@ def _run(problem, x):
                 w = w.clone()
         with _Recorder(w) as rec: return problem.forward(w, x),rec
 
+# %% ../../nbs/19_curvature.tape.ipynb #fcf0770e
 class Tape:
     "The forward pass of a problem's model on inputs x, ready for products"
+    seeded = False
     def __init__(self,
         problem, # a `Problem`; its weights
         x,       # inputs, as `problem.chunks()` gives them
@@ -514,8 +516,9 @@ def _pull(self,
 def _seed(self,
     delta:torch.Tensor, # shape of z: slope, at the outputs, of the scalar whose curvature is wanted
 ):
-    "Give every curved rule the slope at its results"
-    G = {self.end:delta[None]}
+    "Give every curved rule the slope at its results; once per tape"
+    if self.seeded: raise ValueError('Tape.seed: a tape takes one slope, received a second; record another')
+    G,self.seeded = {self.end:delta[None]},True
     for r in reversed(self.rules):
         Ds = [G.pop(o, None) for o in r.outs]
         if all(d is None for d in Ds): continue

@@ -122,7 +122,7 @@ def _hutchpp(A, rel_tol, probes, seed, bar, known=0.):
         if D.n>=16 and se<=rel_tol*abs(value): return value,se,True
         if left<1: _short('trace', limit, se, value, rel_tol); return value,se,False
         if probes is None and A.matvecs-start>=A.P: return None
-        wanted = 16 if D.n<16 else math.ceil(D.n*min((se/(rel_tol*abs(value)))**2, 1e6)) - D.n
+        wanted = 16 if D.n<16 else math.ceil(D.n*min((se/(rel_tol*abs(value) or 1e-3*se))**2, 1e6)) - D.n
         more = min(max(16, k), most-k, left//2)
         if D.n>=16 and more>0 and wanted>2*more: D.extend(more)
         else: D.sample(max(1, min(wanted, 64, left)))
@@ -465,19 +465,24 @@ def _curved(problem):
     few,gen = problem.batch(_spread(problem.n, 16)),generator(0)
     now = problem.unflatten(problem.weights)
     other = {k:torch.randn(t.shape, generator=gen).to(t)*((t**2).mean()**.5+.1) for k,t in now.items()}
-    here,there = (_bends(few.at(w), gen) for w in (problem.weights, problem.flatten(other)))
-    return [k for k in problem.names if here[k] or there[k]]
+    points = problem.weights,problem.flatten(other)
+    bends = [_bends(few.at(w), gen) for w in points]
+    blind = [k for k in problem.names if all(b[k] is None for b in bends)]             # no sample of these moved it
+    for i in torch.arange(problem.n).split(problem.chunk or 256) if blind and few.n<problem.n else ():
+        bends += [{k:b for k,b in _bends(problem.batch(i).at(w), gen).items() if k in blind} for w in points]
+    return [k for k in problem.names if any(b.get(k) for b in bends)]
 
 # %% ../../nbs/24_curvature.traces.ipynb #3de15a6b
 def _bends(problem, gen):
-    "Whether the outputs have a second derivative along a random direction in each parameter: name -> bool"
+    "Whether the outputs have a second derivative along a random direction in each parameter; None: nor a first one"
     with torch.enable_grad():
         w = problem.weights.detach().clone().requires_grad_()
         f = problem.forward(w, problem.x[:])
         g = _grad(f, [w], torch.randn(f.shape, generator=gen).to(f), create_graph=True)[0]
         g,v = problem.unflatten(g),problem.unflatten(signs(problem.P, 1, gen, problem)[:,0])
         h = {k:problem.unflatten(_grad(g[k], [w], v[k])[0])[k] for k in g}
-    return {k:not h[k].norm() <= torch.finfo(h[k].dtype).eps**.6*g[k].norm() for k in g}                 # NaN bends
+    bent = {k:not h[k].norm() <= torch.finfo(h[k].dtype).eps**.6*g[k].norm() for k in g}                 # NaN bends
+    return {k:b if b or g[k].any() else None for k,b in bent.items()}
 
 def is_affine(problem:Problem)->bool:
     "Whether the outputs are affine in each parameter, the others fixed: then H has the Gauss-Newton matrix's diagonal"
@@ -620,7 +625,7 @@ def _sample(rest, plan, size, parts, rel_tol, probes, gen, bar):
         total,m = sum(Q.values()),m+more                                          # (m,n)
         se = float((total.var(0).sum()/m)**.5)/n if m>1 else math.nan
         value = math.fsum(parts.values()) + float(total.mean(0).sum())/n
-        need = 0 if rel_tol is None else math.ceil(min(1e6, m*(se/(rel_tol*abs(value)))**2))
+        need = 0 if rel_tol is None or se==0 else math.ceil(min(1e6, m*(se/(rel_tol*abs(value) or 1e-3*se))**2))
         more = 0 if probes or need<=m else min(1000-m, max(1, math.ceil(1.1*need)-m))
     if rel_tol is not None and need>m: _short('trace', m, se, value, rel_tol)
     for k,v in Q.items(): parts[k] += float(v.mean(0).sum())/n
@@ -656,18 +661,23 @@ def _structured_diagonal(p, kind, bad, rel_tol, probes, seed, bar):
     parts,cost = _squared(p, kind, True)
     if not bad: d = p.flatten(parts); return Estimate(d, torch.zeros_like(d), 0, True, True, cost, 'structure', parts)
     rest,gen,(plan,size,left) = remainder(p),stream(seed, 'probes'),_sampled_plan(p, bad)
-    err,Q,m = {k:torch.zeros_like(v) for k,v in parts.items()},{},0
+    err,Q,m,exact = {k:torch.zeros_like(v) for k,v in parts.items()},{},0,False
     more,done,total = probes or 16,True,dict(parts)
+    tol = None if rel_tol is None else rel_tol/(2**.5 if left and plan else 1)
     while plan and more:
         q,m = _probe(rest, plan, size, more, gen, bar, True),m+more
         Q = {k:torch.cat([Q[k], v]) for k,v in q.items()} if Q else q
         for k,v in Q.items(): total[k],err[k] = parts[k]+v.mean(0),v.std(0)/m**.5
-        done = rel_tol is None or bool(p.flatten(err).norm()<=rel_tol*p.flatten(total).norm())
+        done = tol is None or bool(p.flatten(err).norm()<=tol*p.flatten(total).norm())
         more = 0 if done or probes or m>=1000 else 16
     cost += (3+4*m)/3
     if left:
-        own = rest.only(left)
-        e = diagonal(hessian(own), rel_tol, probes, gen, False)
-        for k,v in own.unflatten(e.value).items(): total[k] = total[k]+v
-        err,m,cost = err|own.unflatten(e.stderr),m+e.matvecs,cost+e.gradients
-    return Estimate(p.flatten(total), p.flatten(err), m, done, not plan and e.exact, cost, 'structure+probes', total)
+        own,R = rest.only(left),hessian(rest.only(left))
+        known,e = own.flatten({k:parts[k] for k in own.names}),None
+        if R.P>SMALL or probes:
+            e = _hutchinson(R, lambda z, Az: known[:,None]+z*Az, R.P, 'diagonal', tol, probes, gen, bar)
+        exact = not plan and e is None
+        v,s,ok = e or (known+unit_diagonal(R), torch.zeros_like(known), True)
+        total,err = (t|own.unflatten(u.to(known)) for t,u in ((total, v), (err, s)))
+        m,done,cost = m+R.matvecs,done and ok,cost+R.gradients
+    return Estimate(p.flatten(total), p.flatten(err), m, done, exact, cost, 'structure+probes', total)

@@ -6,6 +6,8 @@
 __all__ = ['supported', 'preconditioner', 'effective_curvature', 'stability_limit']
 
 # %% ../../nbs/48_optim.preconditioner.ipynb #c0b4638e
+import math
+
 import torch
 
 from ..core import Problem, derive_seed
@@ -124,7 +126,7 @@ def _online(m, problem, s, generator):
         factors = s['factors'].get(k, {})
         _needs(m.name, factors or all(d==1 for d in shape))
         for axis,f in factors.items():
-            W = f['W']
+            W = f['W'].to(g)
             one = torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
             lam, Q[axis] = torch.linalg.eigh(one-W.T@W)
             values = values*lam.view([-1 if a==axis else 1 for a in range(len(shape))])
@@ -249,14 +251,13 @@ def _placed(opt, problem):
     who = f'preconditioner: the parameters of {type(opt).__name__}'
     if len(held)!=len(free):
         raise ValueError(f'{who} must be the {len(free)} tensors of the problem, received {len(held)}')
-    if len(opt.param_groups)==1:
-        if [p.shape for p in held]!=[*problem.shapes.values()]:
-            raise ValueError(f"{who} must have the problem's shapes, received others")
-        return dict(zip(held, free, strict=True))
-    out = {}
+    place, out = [*problem.names] if len(opt.param_groups)==1 else None, {}
     for p in held:
         q = p.detach().to(problem.weights)
         same = [k for k in free if q.shape==problem.shapes[k] and torch.equal(q, problem.params[k])]
+        if len(same)!=1 and place:
+            if [p.shape for p in held]==[*problem.shapes.values()]: return dict(zip(held, place, strict=True))
+            raise ValueError(f"{who} must have the problem's shapes or weights, received others")
         if len(same)!=1:
             raise ValueError(f'{who} are in groups, so the problem must be at the same weights to tell them apart, '
                              f'received {len(same)} matches for a tensor of shape {tuple(p.shape)}')
@@ -287,7 +288,10 @@ def _live(opt, problem, placed=None):
     base = _number(opt.param_groups[0]['lr'])
     for g in opt.param_groups:
         for p in g['params']:
-            B, rate = _tensor(opt, key, g, p), _number(g['lr'])/base
+            B, lr = _tensor(opt, key, g, p), _number(g['lr'])
+            if lr!=base and not base>0:
+                raise ValueError(f'preconditioner: the first group must have lr > 0, received {base} and {lr}')
+            rate = 1. if lr==base else lr/base
             blocks[placed[p]] = at[placed[p]], B if rate==1 else B*rate
     return BlockDiagonal({k:blocks[k] for k in problem.names}, problem.P, 'preconditioner')
 
@@ -326,6 +330,7 @@ def preconditioner(
     generator=None,  # draws the labels of kind 'mc' (None: as the optimizer's next step would, or seed 0)
 )->Operator:
     "P of an optimizer whose step is w - lr P g, with the statistics that it has"
+    if not math.isfinite(power): raise ValueError(f'preconditioner: power must be finite, received {power}')
     rates = None
     if isinstance(method, TorchOptimizer):
         if [*problem.names]!=[*method.names]:

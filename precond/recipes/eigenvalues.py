@@ -7,6 +7,7 @@ __all__ = ['PRESETS', 'Config', 'complete', 'check', 'problem', 'fisher_eigenval
            'slopes', 'figure', 'run', 'write', 'main']
 
 # %% ../../nbs/86_recipes.eigenvalues.ipynb #6fe995ad
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -102,7 +103,7 @@ def one_run(
         lam = kernel.kernel_eigenvalues(kernel.preconditioned_ntk(p, damping=damping, extra=extra))
         arrays = dict(plain=kernel.kernel_eigenvalues(p).cpu().numpy())
     r, size = kernel.effective_rank(lam.clamp_min(0)), p.P if part=='fisher' else p.n
-    values = dict(P=p.P, largest=float(lam[0]), second=float(lam[1]), smallest=float(lam[-1]),
+    values = dict(P=p.P, largest=float(lam[0]), second=float(lam[1]) if len(lam)>1 else math.nan, smallest=float(lam[-1]),
                   mean=float(lam.sum()/size), trace=float(lam.sum()), median=float(lam.median()),
                   entropy=r.entropy, participation=r.participation, rank=r.numerical)
     if arrays:

@@ -105,7 +105,7 @@ def best_rate(
     rate = lambda k: float(f'{start*10**(k/2):.3g}')
     done = {k:score(rate(k)) for k in (-1, 0, 1)}
     while True:
-        best = min(done, key=done.get)
+        best = min(done, key=lambda k: (done[k], k if math.isinf(done[k]) else 0))      # none finite: the least rate
         edge = best in (min(done), max(done))
         if not edge or len(done)>=most: return rate(best), [(rate(k), done[k]) for k in sorted(done)], edge
         k = best+1 if best==max(done) else best-1
@@ -121,9 +121,12 @@ def _fit(cfg, c, lr, s, data, epochs, **kwargs):
     B, method = None if full(cfg, c) else cfg.batch_size, optim.make(c.name, **c.hyper|dict(lr=lr))
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='fit: diverged')                             # recorded
-        return fit(network(cfg, s), data[:4], loss='cross_entropy', optimizer=method, epochs=epochs, batch_size=B,
-                   seed=derive_seed(cfg.seed, 'flatness train', s), device=pick_device(cfg.device), progress=False,
-                   stop_loss=cfg.target, check_every=1, stop_exact=True, eval_every=epochs, **kwargs)
+        r = fit(network(cfg, s), data[:4], loss='cross_entropy', optimizer=method, epochs=epochs, batch_size=B,
+                seed=derive_seed(cfg.seed, 'flatness train', s), device=pick_device(cfg.device), progress=False,
+                stop_loss=cfg.target, check_every=1, stop_exact=True, eval_every=epochs, **kwargs)
+    if r.reached and not r.step:
+        raise ValueError(f'flatness target: must be below the training loss at the start, received {cfg.target}')
+    return r
 
 def tune(job)->dict: # lr, trials, edge
     "One optimizer's learning rate; each trial is a cell"

@@ -174,7 +174,7 @@ def measure(
     return values, arrays|{f'fisher_{k}':log_histogram(v) for k,v in diagonals.items()}, U
 
 # %% ../../nbs/87_recipes.spectrum.ipynb #2253c5a3
-_MATTERS = 'model width depth optimizer lr batch_size matrix sample iters probes top data n_train n_test chunk device seed'.split()
+_MATTERS = 'model width depth optimizer lr batch_size every early matrix sample iters probes top data n_train n_test chunk device seed'.split()
 
 def setting(cfg, s): return {k:getattr(cfg, k) for k in _MATTERS}|dict(run=s)
 
@@ -342,8 +342,11 @@ def abrupt(
 )->Change:
     "Test a curve for one abrupt change"
     if shape not in ('step', 'spike'): raise ValueError(f"abrupt: shape must be 'step' or 'spike', received {shape!r}")
-    ok = np.isfinite(values)
-    steps, y, s = np.asarray(steps, dtype=float)[ok], np.asarray(values, dtype=float)[ok], np.broadcast_to(noise, ok.shape)[ok]
+    ok, steps = np.isfinite(values), np.asarray(steps, dtype=float)
+    if steps.shape!=ok.shape or (steps<0).any() or (np.diff(steps)<=0).any():
+        raise ValueError(f'abrupt: steps must be >= 0, ascending and as many as the {len(ok)} values, received {steps}')
+    steps, y, s = steps[ok], np.asarray(values, dtype=float)[ok], np.broadcast_to(noise, ok.shape)[ok]
+    if not ((s>=0)&np.isfinite(s)).all(): raise ValueError(f'abrupt: noise must be finite and >= 0, received {noise}')
     if len(y)<10: raise ValueError(f'abrupt: need at least 10 values, received {len(y)}')
     if np.ptp(y)==0: return Change(1., 0., 0., steps[0], steps[-1], 0., 3)
     y, least, u = y-y.mean(), max(float(np.sqrt(np.mean(s**2))), floor*float(np.ptp(y)), 1e-9*float(np.abs(y).max())), log_time(steps)
@@ -487,6 +490,7 @@ def figure(r:Result, changes=None, axes=None):
     flat[0].set(title='loss', yscale='log'); flat[0].legend(fontsize=6)
     for ax,k in zip(flat, ['loss', *named[0]], strict=False):
         steps = r.tables[0].step.to_numpy() if k=='loss' else named[0][k].steps
+        if not len(steps): continue
         u = log_time(steps)
         at = np.unique([np.abs(u-v).argmin() for v in np.linspace(u[0], u[-1], 5)])
         ax.set_xticks(u[at], [f'{steps[j]:.0f}' for j in at])
