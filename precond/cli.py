@@ -7,7 +7,7 @@ __all__ = ['COMMANDS', 'RECIPES', 'Command', 'DataInfo', 'run_data', 'Optimizers
            'axis', 'grid_of', 'recipe_path', 'run_sweep', 'failures', 'split_sweep', 'parse', 'usage', 'main']
 
 # %% ../nbs/95_cli.ipynb #e9deb66e
-import contextlib, importlib, io, re, sys, typing
+import contextlib, importlib, io, re, sys, typing, warnings
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -43,6 +43,7 @@ COMMANDS = dict(
     eigenvalues=Command('precond.recipes.eigenvalues', 'Fisher eigenvalues and the preconditioned kernel against width (seed 002)', run='main', keeps='out'),
     linearization=Command('precond.recipes.linearization', 'networks trained by K-FAC or NGD beside their linearisation (seed 002)', run='main', keeps='out'),
     flatness=Command('precond.recipes.flatness', 'who sits in flatter regions at equal training loss', run='main', keeps='always'),
+    bench=Command('precond.recipes.bench', 'speed and accuracy of the curvature tools here, beside PyHessian and curvlinops', run='main'),
     optimizers=Command('precond.cli', 'optimizers: list them, or describe one', 'Optimizers', 'run_optimizers'),
     data=Command('precond.cli', 'data sets: list them, or load one and describe it', 'DataInfo', 'run_data'),
     sweep=Command('precond.cli', 'a grid of runs of a recipe that survives being killed', 'Sweep', 'run_sweep', 'always'))
@@ -239,7 +240,7 @@ def parse(name:str, args:list):
         elif not recipe and not {'-h', '--help'}&set(args): raise SystemExit(_say(name, f'need a recipe: {", ".join(RECIPES)}'))
     err = io.StringIO()
     try:
-        with contextlib.redirect_stderr(err):
+        with contextlib.redirect_stderr(err), warnings.catch_warnings(action='ignore'):   # of fields that a preset fills in
             cfg = tyro.cli(Config, prog=prog, args=args, description=about)
     except SystemExit as e:
         if e.code: raise SystemExit(_say(name, _boxed(err.getvalue()))) from None

@@ -296,7 +296,7 @@ def _choose(kind, strategy):
         raise ValueError(f"{kind.name}: strategy must be one of auto, {', '.join(_WAYS)}, received {strategy!r}")
     if strategy=='difference': return strategy,'asked for'
     p = kind.problem
-    known,what = _VERDICTS.setdefault(p.template, {}),(strategy, kind.curved, tuple(p.names), p.loss_fn.name, p.dtype)
+    known,what = _VERDICTS.setdefault(p.template, {}),(strategy, kind.curved, tuple(p.names), p.loss_fn.name, p.loss_fn.fn, p.dtype)
     if what in known: return known[what]
     try: wrong = _compare(kind, 'tape' if strategy=='auto' else strategy)
     except (ValueError, RuntimeError, TypeError) as e: wrong = (str(e) or type(e).__name__).splitlines()[0]
@@ -504,8 +504,8 @@ def noise_covariance(
 )->Operator:
     "Covariance of the gradient of a batch: F - grad grad^T over the batch size"
     B,n = batch_size or 1,problem.n
-    if batch_size is not None and (batch_size<1 or not replace and batch_size>n):
-        raise ValueError(f"noise_covariance: need batch_size>=1, and at most {n} without replacement, got {batch_size}")
+    if B!=int(B) or B<1 or batch_size==0 or not replace and B>n:
+        raise ValueError(f"noise_covariance: need an integer batch_size>=1, and at most {n} without replacement, got {batch_size}")
     F = fisher(problem, 'empirical', cache=cache, block=block, strategy=strategy, budget=budget)
     g,c = problem.grad()[:,None],1/B if replace else (n-B)/max(n-1, 1)/B
     def matmat(V): return c*(F@V - g@(g.T@V))
