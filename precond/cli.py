@@ -43,6 +43,8 @@ COMMANDS = dict(
     eigenvalues=Command('precond.recipes.eigenvalues', 'Fisher eigenvalues and the preconditioned kernel against width (seed 002)', run='main', keeps='out'),
     linearization=Command('precond.recipes.linearization', 'networks trained by K-FAC or NGD beside their linearisation (seed 002)', run='main', keeps='out'),
     flatness=Command('precond.recipes.flatness', 'who sits in flatter regions at equal training loss', run='main', keeps='always'),
+    **{'c-matrices':Command('precond.recipes.c_matrices', 'activity-weight matrices, noise covariance and Hessian of trained networks (seed 001)', run='main', keeps='always'),
+       'h-g':Command('precond.recipes.h_g', 'every sample\'s Hessian and gradient of one layer (seed 001)', run='main', keeps='always')},
     bench=Command('precond.recipes.bench', 'speed and accuracy of the curvature tools here, beside PyHessian and curvlinops', run='main'),
     optimizers=Command('precond.cli', 'optimizers: list them, or describe one', 'Optimizers', 'run_optimizers'),
     data=Command('precond.cli', 'data sets: list them, or load one and describe it', 'DataInfo', 'run_data'),

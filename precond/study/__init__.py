@@ -195,8 +195,9 @@ def look(job):
     if what in store: return store.get(what)
     r, d, t = store.get(train_what(cfg, c, lr, s)), load_data(cfg), time.perf_counter()
     p = Problem(network(cfg, d, s), cfg.loss, d.x_train, d.y_train, device=pick_device(cfg.device), chunk=2000)
-    sight = Sight(p.at(torch.from_numpy(r.arrays['weights'])), torch.from_numpy(r.arrays['initial']).to(p.device), sizes_of(cfg),
-                  derive_seed(cfg.seed, 'look', s))
+    p = p.at(torch.from_numpy(r.arrays['weights']))
+    sight = Sight(p, torch.from_numpy(r.arrays['initial']).to(p.device), sizes_of(cfg), derive_seed(cfg.seed, 'look', s),
+                  p.with_data(d.x_test, d.y_test))
     prov = dict(seed=cfg.seed, device=cfg.device, dtype=p.dtype, data=d.source)
     try: found = LENSES[lens].measure(sight)
     except (ValueError, RuntimeError) as e:                      # recorded with its reason, shown in the report

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['LENSES', 'LARGEST', 'Sizes', 'Sight', 'subset', 'Lens', 'lens', 'names', 'spectrum', 'noise_scale',
-           'per_sample_gradients', 'noise', 'llc', 'ntk', 'dense_layer', 'awd_lens']
+           'per_sample_gradients', 'noise', 'llc', 'ntk', 'dense_layer', 'shares', 'gap', 'awd_lens']
 
 # %% ../../nbs/90_study.lenses.ipynb #d03eb2b0
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Callable
 
 import numpy as np
@@ -44,6 +44,7 @@ class Sight:
     initial: torch.Tensor   # (P,) weights before training
     sizes: Sizes
     seed: int = 0
+    test: Problem = None    # test data, the same weights
 
 # %% ../../nbs/90_study.lenses.ipynb #beffffe3
 def subset(
@@ -167,15 +168,38 @@ def dense_layer(
     if not ok: raise ValueError(f'awd: needs a linear layer of at most {LARGEST} weights, received none')
     return wanted if wanted in ok else max(ok, key=ok.get)
 
-@lens('awd', dict(effective_power=('γ', 'effective_power_stderr'), commutation=('[C,H]/Haar', None)), 'awd_samples awd_layer awd_top')
+def shares(problem, name, f, seed, draws=4)->dict: # f: the layer's factors
+    "Parts of the trace of C1+C2+C2'+C3 (same-sample), mean and standard error over draws of anchors"
+    def one(i):
+        c = awd.c_matrices(problem, name, basis='raw', factors=f, seed=derive_seed(seed, 'anchors', i))
+        t = np.array([k*float(c.diagonal(n).sum()) for n,k in (('C1_dia', 1), ('C2_dia', 2), ('C3_dia', 1))])
+        return t/t.sum()
+    x = np.stack([one(i) for i in range(draws)])
+    out = {}
+    for i,k in enumerate(('C1', 'C2', 'C3')): out |= {f'share_{k}':float(x[:, i].mean()), f'share_{k}_stderr':float(x[:, i].std(ddof=1)/draws**.5)}
+    return out
+
+def gap(problem, test, name, U, f)->dict: # U: (d,m) leading eigenvectors
+    "Generalisation gap through dual weights: measured, matched with the nearest training images, and what leading directions hold"
+    g = awd.gap_decomposition(problem, test, name, basis=U.T, factors=f)
+    value = lambda k: float(g.summary.value[k])
+    out = {f'gap_{k}':value(k) for k in ('measured', 'matched', 'first', 'second')}
+    return out|dict(gap_stderr=float(g.summary.stderr['matched']), gap=value('matched'), gap_measured_stderr=float(g.summary.stderr['measured']),
+                    gap_top=value('contribution'), gap_correlation=value('correlation_part'), gap_directions=len(U.T))
+
+# %% ../../nbs/90_study.lenses.ipynb #b79cf71b
+@lens('awd', dict(effective_power=('γ', 'effective_power_stderr'), commutation=('[C,H]/Haar', None), share_C1=('C₁ share', 'share_C1_stderr'),
+                  gap=('gap by duality', 'gap_stderr')), 'awd_samples awd_layer awd_top')
 def awd_lens(s:Sight):
-    """C-H relation of one layer: effective power γ of gradient noise against curvature (± standard error of the slope), and
-    their commutator's norm divided by that of a random relative basis (0: they commute, 1: unrelated)."""
-    z, p = s.sizes, subset(s.problem, s.sizes.awd_samples, derive_seed(s.seed, 'lens'))
+    """C-H relation of one layer: effective power γ of gradient noise against curvature (± standard error of the slope), their
+    commutator's norm divided by that of a random relative basis (0: they commute, 1: unrelated), the share of C₁ (curvature times dual
+    weights) in C₁+C₂+C₂ᵀ+C₃ (± standard error over draws of anchors), and the loss difference between test samples and the
+    nearest training images of their class, which dual weights give exactly (± standard error over test samples)."""
+    z, seed = s.sizes, derive_seed(s.seed, 'lens')
+    p, test = (q and Problem(q.model, q.loss_fn, q.x, q.y, dtype=torch.float64, chunk=q.chunk)
+               for q in (subset(s.problem, z.awd_samples, seed), s.test and subset(s.test, z.awd_samples, seed)))
     name = dense_layer(p, z.awd_layer)
     f = curvature.layer_factors(p, name)
-    if isinstance(f, curvature.LayerFactors):
-        f = replace(f, a=f.a.double(), delta=f.delta.double(), M=f.M.double(), W=f.W.double())
     H, G, n, d = curvature.mean_hessian(f), curvature.sample_gradients(f), len(f), f.P
     C = G.T@G/n-torch.outer(G.mean(0), G.mean(0))
     lam, U = scipy.linalg.eigh(((H+H.T)/2).cpu().numpy(), subset_by_index=[max(0, d-z.awd_top), d-1])   # only those that are fitted
@@ -183,5 +207,7 @@ def awd_lens(s:Sight):
     c = (U*(C.cpu().numpy()@U)).sum(0)
     fit = awd.effective_power(c, lam, top=len(lam))
     comm = awd.commutation(C, H)
-    return dict(effective_power=float(fit.slope), effective_power_stderr=float(fit.stderr), intercept=float(fit.intercept), r2=float(fit.r2),
-                directions=int(fit.n), commutation=float(comm.ratio), layer=name, samples=n, H_diag=lam, C_diag=c)
+    out = dict(effective_power=float(fit.slope), effective_power_stderr=float(fit.stderr), intercept=float(fit.intercept), r2=float(fit.r2),
+               directions=int(fit.n), commutation=float(comm.ratio), layer=name, samples=n, H_diag=lam, C_diag=c)
+    out |= shares(p, name, f, derive_seed(s.seed, 'awd'))
+    return out|(gap(p, test, name, torch.from_numpy(U).to(p.device), f) if test else dict(gap=math.nan, gap_stderr=math.nan))

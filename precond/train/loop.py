@@ -11,6 +11,7 @@ import copy, hashlib, inspect, math, numbers, operator, time, warnings, zipfile,
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, is_dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -143,8 +144,9 @@ class Network:
 # %% ../../nbs/50_train.loop.ipynb #07743a2e
 class Passes:
     "The minibatch of one step: loss, gradient and Hessian-vector products in train mode, at any weights"
-    def __init__(self, net, idx, seed, l2=0., clip=None, keep=False):
+    def __init__(self, net, idx, seed, l2=0., clip=None, keep=False, penalty=None):
         self.net, self.idx, self.seed, self.l2, self.clip, self.keep = net, idx, seed, l2, clip, keep
+        self.penalty, self.penalised = penalty, bool(l2) or penalty is not None              # w (P,) -> scalar
         self.done, self.raw, self.second = 0, None, False        # passes made, first bare gradient, may want second derivatives
 
     def loss(self, named):
@@ -170,9 +172,19 @@ class Passes:
             if self.l2:
                 v = torch.cat([p.reshape(-1) for p in at]) if graph else net.weights if w is None else w
                 g, loss = torch.add(g, v, alpha=self.l2), loss+self.l2/2*(v.detach()@v.detach())
+            if self.penalty: loss, g = self.penalise(loss, g, at, graph)
         return loss, g, [d is None for d in ds], at
 
 # %% ../../nbs/50_train.loop.ipynb #5fed144a
+@patch
+def penalise(self:Passes, loss, g, at, graph):
+    "Loss and gradient `g` (P,) with the penalty's added; with `graph` also as a function of the leaves `at`"
+    v = torch.cat([p.reshape(-1) for p in at])
+    if not graph: v = v.detach().requires_grad_()
+    value = self.penalty(v)
+    if not (torch.is_tensor(value) and value.requires_grad): return loss+value, g            # constant here
+    return loss+value.detach(), g+torch.autograd.grad(value, v, create_graph=graph)[0]
+
 @patch
 def clipped(self:Passes, g):
     "`g` (P,) scaled down to the norm `clip`"
@@ -246,7 +258,7 @@ class MethodStepper:
         w, m, problem, extra = self.net.weights, self.method, None, {}
         second, several = (getattr(m, k, False) for k in ('needs_hvp', 'needs_gradient'))
         passes.second = second or several
-        wrapped = self.state is not None and m.wraps and not (passes.second or passes.keep or passes.l2 or passes.clip)    # else: the plain gradient
+        wrapped = self.state is not None and m.wraps and not (passes.second or passes.keep or passes.penalised or passes.clip)    # else: the plain gradient
         if wrapped: extra['wrapped'] = True
         with m.wrap(self.net.net, self.state, self.net.problem, idx) if wrapped else nullcontext(): _, g, lost, at = passes(graph=second)
         if second: extra['hvp'] = passes.product(g, at)
@@ -258,7 +270,7 @@ class MethodStepper:
         if m.needs_problem and m.due(self.state): problem = self.net.at(w).batch(idx)
         gen = generator(derive_seed(self.seed, 'method', t), w.device) if m.stochastic else None
         v, new = m.step(w, g, self.state, problem=problem, lr=self.rates*factor, generator=gen, **extra)
-        if any(lost) and not passes.l2:                                       # no gradient: it stays, weight decay or not, as in torch
+        if any(lost) and not passes.penalised:                                       # no gradient: it stays, weight decay or not, as in torch
             keep = torch.cat([torch.full((n,), l, device=w.device) for n,l in zip(self.net.sizes, lost, strict=True)])
             v, new = torch.where(keep, w, v), masked(keep, self.state, new)
         self.state = new
@@ -384,7 +396,8 @@ class Run:
 def update(self:Run, idx):
     "One step on the samples `idx`"
     o, old, self.last = self.o, self.net.weights, self.factor()
-    passes = Passes(self.net, idx, derive_seed(o.seed, 'dropout', self.step), o.l2, o.clip, o.on_step is not None)
+    penalty = o.penalty and partial(_at_step, o.penalty, self.step)
+    passes = Passes(self.net, idx, derive_seed(o.seed, 'dropout', self.step), o.l2, o.clip, o.on_step is not None, penalty)
     new = self.stepper.step(idx, self.last, self.step, passes)
     self.grad_evals += passes.done*(self.n if isinstance(idx, slice) else len(idx))
     if new is None or not new.isfinite().all():
@@ -466,6 +479,7 @@ def fingerprint(self:Run)->dict:
     if self._belongs is None: self._belongs = digest([p.x, p.y]), test and digest([test.x, test.y])   # once: data may be large
     return dict(optimizer=self.stepper.label, model=f'{type(p.template).__name__} {digest([str(p.template), p.names])}', loss=repr(p.loss_fn), batch_size=o.batch_size, seed=o.seed, lr=o.lr,
                 schedule=name(o.schedule), epochs=o.epochs if o.schedule else None, clip=o.clip, l2=o.l2,
+                penalty=name(o.penalty),
                 early_stop=o.early_stop, stop_loss=o.stop_loss, stop_exact=o.stop_exact, check_every=o.check_every, eval_every=o.eval_every,
                 P=p.P, n=p.n, dtype=str(p.dtype), data=self._belongs[0], test_data=self._belongs[1], weights=self.origin)
 
@@ -514,6 +528,7 @@ def _check(o):
     rules = [('epochs', whole(o.epochs) and o.epochs>=0, 'an integer >= 0'),
              ('lr', o.lr is None or real(o.lr) and 0<o.lr<math.inf, '> 0'), ('clip', o.clip is None or real(o.clip) and o.clip>0, '> 0'),
              ('l2', real(o.l2) and 0<=o.l2<math.inf, '>= 0'),
+             ('penalty', o.penalty is None or callable(o.penalty), 'a function (w, step) -> scalar'),
              ('schedule', o.schedule in (None, 'cosine') or callable(o.schedule), "None, 'cosine' or a function (step, total) -> factor"),
              ('stop_loss', o.stop_loss is None or real(o.stop_loss) and math.isfinite(o.stop_loss), 'a number'),
              ('stop_exact', not o.stop_exact or o.stop_loss is not None, 'used with stop_loss'),
@@ -542,6 +557,17 @@ def _early(given):
         raise ValueError(f"fit: early_stop metric must be a loss or an accuracy of the history, received {e['metric']!r}")
     return e
 
+# %% ../../nbs/50_train.loop.ipynb #9ec71e69
+def _at_step(penalty, step, w): return penalty(w, step)
+
+def _scalar(penalty, w):
+    "Refuse a penalty that gives anything but one finite number"
+    v = penalty(w, 0)
+    got = v.detach() if torch.is_tensor(v) else torch.tensor(v) if isinstance(v, numbers.Real) else None
+    if got is None or got.ndim or not got.isfinite():
+        what = type(v).__name__ if got is None else f'shape {tuple(got.shape)}' if got.ndim else f'{float(got)}'
+        raise ValueError(f'fit: penalty must give a finite scalar, received {what}')
+
 # %% ../../nbs/50_train.loop.ipynb #4cf2b124
 def _stepper(optimizer, net, o):
     if isinstance(optimizer, (str, Method)):
@@ -566,6 +592,7 @@ def fit(
     schedule=None,               # 'cosine', or (step, total steps) -> factor on lr
     clip:float=None,             # largest norm of the gradient
     l2:float=0.,                 # adds l2/2 |w|² to the objective, not to the reported losses
+    penalty:Callable=None,       # (w (P,), step) -> scalar added to the objective, not to the reported losses
     early_stop=None,             # patience in epochs, or dict(metric, patience, min_delta, restore)
     stop_loss:float=None,        # stop when the full training loss is at or below this
     check_every:int=None,        # steps between these checks; None: once per epoch (always at its end)
@@ -579,13 +606,13 @@ def fit(
     device=None, dtype=None,     # default: the model's
     progress:bool=True,          # bar with loss and accuracy
     callback:Callable=None,      # (row, problem) after every row of history; a true value stops
-    on_step:Callable=None        # (step, w, g, v): weights before, gradient of the loss there (no l2, not clipped), weights after
+    on_step:Callable=None        # (step, w, g, v): weights before, gradient of the loss there (no l2, no penalty, not clipped), weights after
 )->Fit:
     "Train a copy of the model"
     if not isinstance(model, nn.Module): raise ValueError(f'fit: model must be an nn.Module, received {type(model).__name__}')
     if batch_size is None and isinstance(data, DataLoader): batch_size = data.batch_size
     o = _Options(epochs, batch_size, seed, lr, schedule, clip, l2, early_stop, stop_loss, check_every, stop_exact, probes or {},
-                 probe_every, checkpoint_every, callback, eval_every, on_step, groups)
+                 probe_every, checkpoint_every, callback, eval_every, on_step, groups, penalty)
     _check(o)
     x, y, xt, yt = split_data(data, derive_seed(seed, 'loader'))
     trained = [k for k,p in model.named_parameters() if p.requires_grad]
@@ -595,6 +622,7 @@ def fit(
     if o.early_stop and o.early_stop['metric'].startswith('test') and xt is None:
         raise ValueError('fit: early_stop on test data needs it, received none')
     net = Network(problem)
+    if penalty: _scalar(penalty, net.weights)
     run = Run(net, None if xt is None else problem.with_data(xt, yt), _stepper(optimizer, net, o), o)
     if o.early_stop and run.start[o.early_stop['metric']] is None:
         raise ValueError(f"fit: early_stop on {o.early_stop['metric']} needs classes, received data and a loss without accuracy")
@@ -627,7 +655,7 @@ class _Options:
     early_stop:object
     stop_loss:float
     check_every:int; stop_exact:bool; probes:dict; probe_every:int; checkpoint_every:int; callback:Callable
-    eval_every:int; on_step:Callable; groups:list
+    eval_every:int; on_step:Callable; groups:list; penalty:Callable
 
 def _result(run, trained):
     problem = run.net.at(run.net.weights)
