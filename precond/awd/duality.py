@@ -67,7 +67,9 @@ def dual_weights(
     if dead.any(): raise ValueError(f'dual_weights: every activation must be nonzero, received zero in samples '
                                     f'{dead.nonzero().flatten()[:5].tolist()} ({int(dead.sum())} of {len(a)})')
     if W.ndim==2 and a.ndim==2:
-        w = (delta_a@W.T)[:, :, None]*(a/(a**2).sum(1, keepdim=True))[:, None, :]
+        size = a.abs().amax(1, keepdim=True)
+        b = a/size                                                                   # whose square cannot leave the range
+        w = (delta_a@W.T/size)[:, :, None]*(b/(b**2).sum(1, keepdim=True))[:, None, :]
         return (w, torch.zeros_like(a[:, 0])) if residual else w
     V = W.flatten(1).unflatten(0, (groups, -1))                                      # (g,out/g,K)
     step = max(1, 2**25//max(1, unfold(a[:1]).numel())) if len(a) else 1
@@ -132,15 +134,31 @@ def _same_network(who, problem, others):
                          'received others')
     return others
 
+def _own(v):
+    "A numpy copy that nobody else can change, whatever the strides"
+    return np.array(v.detach().cpu() if torch.is_tensor(v) else v, order='C')
+
 def _check_pairs(who, pairs, n, m, device):
     "(N,2) indices: the first column below n, the second below m"
-    p = torch.as_tensor(pairs.detach().cpu() if torch.is_tensor(pairs) else np.asarray(pairs))
-    good = p.ndim==2 and p.shape[1]==2 and len(p) and not p.is_floating_point() and p.dtype!=torch.bool
-    if not good or p.min()<0 or (p>=torch.tensor([n, m])).any():
+    p = _own(pairs)
+    good = p.ndim==2 and p.shape[1]==2 and len(p) and p.dtype.kind in 'iu'
+    if not good or p.min()<0 or (p>=np.array([n, m])).any():
+        span = f' in {p.min()}..{p.max()}' if p.size and p.dtype.kind in 'iuf' else ''
         raise ValueError(f'{who}: pairs must be (N,2) integers, the first in 0..{n-1}, the second in 0..{m-1}, '
-                         f'received {p.dtype} {tuple(p.shape)}'
-                         +(f' in {p.min().item()}..{p.max().item()}' if p.numel() else ''))
-    return p.long().to(device)
+                         f'received {p.dtype} {p.shape}{span}')
+    return torch.from_numpy(p.astype(np.int64)).to(device)
+
+def _given(who, problem, layer, factors):
+    "Factors of a linear layer used once per sample: those at hand if they are of this layer, or new ones"
+    if factors is not None:
+        name, _, W = _find(who, problem, layer)
+        if factors.name!=name or len(factors)!=problem.n or not torch.equal(factors.W, W):
+            raise ValueError(f"{who}: factors must be of layer {name!r} at the problem's weights, without bias, for {problem.n} "
+                             f'samples, received {factors.name!r} {tuple(factors.W.shape)} for {len(factors)}')
+    f = layer_factors(problem, layer) if factors is None else factors
+    if not isinstance(f, LayerFactors):
+        raise ValueError(f'{who}: layer {f.name!r} must be an nn.Linear used once per sample, received one used otherwise')
+    return f
 
 # %% ../../nbs/70_awd.duality.ipynb #c543ebe5
 def dual_weights_of(

@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 from .. import viz
-from .duality import (_check_pairs, _same_network, activations, class_labels, linear_layer, nearest,
+from .duality import (_check_pairs, _given, _own, _same_network, activations, class_labels, linear_layer, nearest,
                                  shifted_losses)
 from ..core import Problem
 from ..curvature import LayerFactors, layer_factors, mean_hessian
@@ -99,7 +99,7 @@ def _basis(problem, name, basis, factors):
         lam, U = torch.linalg.eigh(mean_hessian(factors))
         return U.flip(1).T.double(), lam.flip(0).double(), factors
     d = problem.params[f'{name}.weight'].numel()
-    V = torch.as_tensor(basis, device=problem.device).double() if not isinstance(basis, str) else torch.empty(0)
+    V = torch.from_numpy(_own(basis)).to(problem.device).double() if not isinstance(basis, str) else torch.empty(0)
     if V.ndim!=2 or V.shape[1]!=d or not 1<=len(V)<=d:
         raise ValueError(f"gap_decomposition: basis must be None, 'raw' or (m,{d}) with m <= {d}, received "
                          f'{repr(basis) if isinstance(basis, str) else tuple(V.shape)}')
@@ -160,6 +160,8 @@ def gap_decomposition(
 )->GapDecomposition:
     "The generalisation gap as a sum over directions of one layer's weights"
     name, W = linear_layer('gap_decomposition', problem, layer)
+    if chunk<1: raise ValueError(f'gap_decomposition: chunk must be >= 1, received {chunk}')
+    if factors is not None: _given('gap_decomposition', problem, name, factors)
     _same_network('gap_decomposition', problem, test)
     if pairs is None: pairs = _match(problem, test, name, space)
     pairs = _check_pairs('gap_decomposition', pairs, problem.n, test.n, W.device)

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 import xarray as xr
 from fastcore.basics import patch
 
-from .duality import _same_network, activations
-from .partners import _indices, _pairing, classes
+from .duality import _given, _own, _same_network, activations
+from .partners import _indices, _pairing, _whole, classes
 from ..core import Problem, derive_seed, generator
-from ..curvature import LayerFactors, layer_factors, mean_hessian, mean_squared_hessian
-from ..curvature.factors import kron_sum
+from ..curvature import LayerFactors, mean_hessian, mean_squared_hessian
+from ..curvature.factors import kron_sum, packed, triangle
 
 # %% ../../nbs/71_awd.matrices.ipynb #d06b7658
 @dataclass
@@ -98,9 +98,23 @@ def spread(self:_Sums, k):
     if k==3:
         rows = [(d*m.r[:, None])[m.c==c].T@d[m.c==c] for c in range(len(m.cov))]
         return kron_sum([(torch.stack(rows), m.cov)])
-    out, V = torch.zeros(o*i, o*i).to(a), W@m.cov                                              # V (classes,out,in)
+    V = W@m.cov                                                                                # (classes,out,in)
+    if self.N>800*len(V): return self.permuted(V)
+    out = torch.zeros(o*i, o*i).to(a)
     for j in self.pieces():
         out.addmm_(self.times(V[m.c[j]]*m.r[j, None, None], j).flatten(1).T, _outer(a[j], d[j]))  # (oj),(ip)
+    return out.view(o, i, i, o).permute(0, 2, 3, 1).reshape(o*i, o*i)
+
+@patch
+def permuted(self:_Sums, V):
+    "Sum of r T, class by class: M is symmetric, so half the multiplications where classes are large"
+    m, f, (o, i) = self.m, self.f, self.f.W.shape
+    out, rows = torch.zeros(o, i, i*o).to(V), triangle(o, V.device)
+    for c in range(len(V)):
+        S = torch.zeros(o*(o+1)//2, i*o).to(V)
+        for s in (m.c==c).nonzero().flatten().split(self.step):
+            S.addmm_(packed(f.M[m.s[s]]), _outer(self.a[s]*m.r[s, None], self.d[s]))
+        out.baddbmm_(V[c].T.expand(o, i, o), S[rows])                                          # (o,j,ip)
     return out.view(o, i, i, o).permute(0, 2, 3, 1).reshape(o*i, o*i)
 
 # %% ../../nbs/71_awd.matrices.ipynb #229fdc25
@@ -156,6 +170,8 @@ class CMatrices(Mapping):
 @patch
 def release(self:CMatrices, *keys):
     "Forget dense matrices, all but Hessian or those named; they are made again when asked for"
+    if bad := [k for k in keys if k not in KEYS]:
+        raise ValueError(f'CMatrices.release: keys must be of {", ".join(KEYS)}, received {bad[0]!r}')
     for k in keys or KEYS:
         if k!='Hessian': self._made.pop(k, None)
     self._rotated = {}
@@ -273,7 +289,7 @@ def _basis(basis, H):
     if basis is None or isinstance(basis, str):
         if basis!='raw': raise ValueError(f"c_matrices: basis must be 'hessian', 'raw' or a square array, received {basis!r}")
         return None, None
-    P = torch.as_tensor(basis, dtype=H.dtype, device=H.device)
+    P = torch.from_numpy(_own(basis)).to(H)
     if P.shape!=H.shape: raise ValueError(f'c_matrices: basis must be {tuple(H.shape)}, received {tuple(P.shape)}')
     off = (P@P.T-torch.eye(len(P)).to(P)).abs().max().item()
     if not off<1e-3: raise ValueError(f'c_matrices: rows of basis must be orthonormal, received a deviation of {off:.2g}')
@@ -301,15 +317,12 @@ def c_matrices(
     v = delta x Delta a, so not with C1, C1_dia, C1_dia_w_dia; `dead` counts those processed. C1_dia_w_dia is defined by
     eigenvectors of each M_s: where M_s has equal nonzero eigenvalues (mse at the last layer) another choice gives
     another matrix, and only sums over whole eigenspaces mean something."""
-    for k,v in dict(batch=batch, anchors=anchors, covar_batch=covar_batch or batch).items():
-        if v<1: raise ValueError(f'c_matrices: {k} must be >= 1, received {v}')
-    f = layer_factors(problem, layer) if factors is None else factors
-    if not isinstance(f, LayerFactors):
-        raise ValueError(f'c_matrices: layer {f.name!r} must be an nn.Linear used once per sample, received one used otherwise')
+    covar_batch = batch if covar_batch is None else covar_batch
+    batch, anchors, covar_batch = _whole('c_matrices', batch=batch, anchors=anchors, covar_batch=covar_batch)
+    f = _given('c_matrices', problem, layer, factors)
     if f.P>max_dim:
         raise ValueError(f'c_matrices: layer {f.name!r} must have at most max_dim = {max_dim} weights, received {f.P}')
-    if len(f)!=problem.n: raise ValueError(f'c_matrices: factors must be those of {problem.n} samples, received {len(f)}')
-    if covar_order is not None: covar_order = _indices('c_matrices', 'covar_order', covar_order, problem.n, 'cpu')
+    if covar_order is not None: covar_order = _indices('c_matrices', 'covar_order', covar_order, problem.n, 'cpu', every=True)
     b = None if partners is None else activations(_same_network('c_matrices', problem, partners), f.name)
     order, pairs = _pairing(problem, f.a, partners, b, pairs, batch, anchors, order, seed, 'c_matrices')
     if pairs is None:
@@ -319,4 +332,4 @@ def c_matrices(
     H = mean_hessian(f)
     P, lam = _basis(basis, H)
     own = isinstance(basis, str) and basis=='hessian'
-    return CMatrices(_Sums(f, m), P, own, H, lam, batch, _noise(f, covar_batch or batch, seed, covar_order), pairs)
+    return CMatrices(_Sums(f, m), P, own, H, lam, batch, _noise(f, covar_batch, seed, covar_order), pairs)

@@ -97,7 +97,7 @@ def sample_modes(
     if k is not None and k<1: raise ValueError(f'sample_modes: k must be >= 1, received {k}')
     if order not in ('magnitude', 'value'):
         raise ValueError(f"sample_modes: order must be 'magnitude' or 'value', received {order!r}")
-    P = None if basis is None else torch.as_tensor(basis).to(f.W)
+    P = None if basis is None else torch.as_tensor(basis if torch.is_tensor(basis) else np.ascontiguousarray(basis)).to(f.W)
     if P is not None and (P.ndim!=2 or P.shape[1]!=f.P):
         raise ValueError(f'sample_modes: basis must have rows of {f.P}, received {tuple(P.shape)}')
     pieces = _linear_pieces(f, P, k, order, budget) if isinstance(f, LayerFactors) else _shared_pieces(f, P, k, order)

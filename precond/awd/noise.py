@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from .duality import _same_network, activations
+from .duality import _given, _same_network, activations
 from .matrices import _batch_sums, _Moments, _outer, _Sums
-from .partners import pairs
-from .relation import effective_power
-from ..core import Problem, derive_seed, progress
+from .partners import _whole, classes, pairs
+from .relation import _resolved, effective_power
+from ..core import Problem, derive_seed, generator, progress
 from ..curvature import LayerFactors, layer_factors, mean_hessian, sample_gradients
 
 # %% ../../nbs/74_awd.noise.ipynb #192c738e
@@ -51,6 +51,20 @@ class NoiseMatch:
         return pd.concat(dict(mean=g.mean(), stderr=g.sem()), axis=1).swaplevel(axis=1)[list(self.runs.columns[2:])].T
 
 # %% ../../nbs/74_awd.noise.ipynb #219d3237
+def _random_pairs(problem, partners, seed):
+    "Samples in random order, and for each a random partner of its class, drawn on its own"
+    label, other = (t.cpu() for t in classes(problem, partners, 'random', 'noise_match'))
+    gen, own = generator(derive_seed(seed, 'random pairs')), int(partners is None)
+    n, members = other.bincount(minlength=int(label.max())+1), other.argsort(stable=True)
+    start, rank = n.cumsum(0)-n, torch.empty_like(members)
+    rank[members] = torch.arange(len(members))-start[other[members]]            # place within the class
+    s = torch.randperm(problem.n, generator=gen)
+    c = label[s]
+    k = (torch.rand(len(s), generator=gen, dtype=torch.float64)*(n[c]-own)).long()
+    if own: k += k>=rank[s]                                                     # anyone but itself
+    return s.to(problem.device), members[start[c]+k].to(problem.device)
+
+# %% ../../nbs/74_awd.noise.ipynb #a55ca6c2
 def noise_match(
     problem:Problem,
     layer:str|int,           # a linear layer used once per sample
@@ -58,7 +72,7 @@ def noise_match(
     draws:int=8,             # of the anchors (each also draws the order, that is the batches)
     batch:int=64,            # Bc
     anchors:int=20,          # anchors a class and batch, at most
-    top:int=None,            # directions of the power laws; None: 1500 or all
+    top:int=None,            # directions of the power laws; None: 1500, or all of curvature above rounding
     partners:Problem=None,   # whose samples are the partners; None: the problem's own
     factors:LayerFactors=None, # of the layer, where they are known already
     seed:int=0,
@@ -67,19 +81,20 @@ def noise_match(
     """Compare sums of dual predictions, of gradient differences of the same pairs, and the gradient noise
 
     Memory: four arrays (n,d) and five (d,d)."""
+    draws, batch, anchors = _whole('noise_match', draws=draws, batch=batch, anchors=anchors)
     if draws<2: raise ValueError(f'noise_match: draws must be >= 2 for a standard error, received {draws}')
     if kind not in ('nearest', 'other', 'random'): raise ValueError(f"noise_match: kind must be 'nearest', 'other' or 'random', received {kind!r}")
-    f = layer_factors(problem, layer) if factors is None else factors
-    if not isinstance(f, LayerFactors): raise ValueError(f'noise_match: layer {f.name!r} must be an nn.Linear used once per sample, received one used otherwise')
+    f = _given('noise_match', problem, layer, factors)
     _same_network('noise_match', problem, partners)
     b, h = (None, None) if partners is None else (activations(partners, f.name), layer_factors(partners, f.name))
     g, gt = sample_gradients(f), None if h is None else sample_gradients(h)
     lam, U = torch.linalg.eigh(mean_hessian(f))
     P, lam, c = U.flip(1).T.contiguous(), lam.flip(0), g-g.mean(0)
+    if top is None: top = max(3, min(1500, _resolved(lam, lam.cpu().numpy())))         # no null space
     noise, rows = c.T@c/len(g)/batch, []
     for i in progress(range(draws), desc='anchors', enabled=show):
-        s, t = pairs(problem, f.name, 'nearest' if kind=='random' else kind, partners=partners, batch=batch,
-                     anchors=1 if kind=='random' else anchors, seed=derive_seed(seed, 'draw', i)).T
+        s, t = _random_pairs(problem, partners, derive_seed(seed, 'draw', i)) if kind=='random' else \
+            pairs(problem, f.name, kind, partners=partners, batch=batch, anchors=anchors, seed=derive_seed(seed, 'draw', i)).T
         q = _Sums(f, _Moments(s, (f.a if b is None else b)[t]-f.a[s]))
         diff, scale = (g if gt is None else gt)[t]-g[s], (len(s)*batch)**-.5
         u, v = _outer(q.q, q.a), _outer(q.d, q.m.b)

@@ -6,10 +6,11 @@
 __all__ = ['classes', 'pairs']
 
 # %% ../../nbs/71_awd.partners.ipynb #532bcf4a
-import numpy as np
+from numbers import Integral
+
 import torch
 
-from .duality import _check_pairs, _same_network, activations, class_labels
+from .duality import _check_pairs, _own, _same_network, activations, class_labels
 from ..core import Problem, derive_seed, generator
 
 # %% ../../nbs/71_awd.partners.ipynb #c5ac2278
@@ -52,31 +53,38 @@ def _anchor_pairs(a, label, b, label_b, order, batch, anchors, seed, other):
         out.append(torch.stack([idx, best], 1))
     return torch.cat(out)
 
-def _indices(who, what, v, n, device):
-    "Integers in 0..n-1 as a tensor"
-    v = torch.as_tensor(np.asarray(v.cpu() if torch.is_tensor(v) else v), device=device)
-    if v.is_floating_point() or v.numel()==0 or v.min()<0 or v.max()>=n:
-        raise ValueError(f'{who}: {what} must be integers in 0..{n-1}, received {v.dtype} of shape {tuple(v.shape)}'
-                         + (f' in {v.min().item():g}..{v.max().item():g}' if v.numel() else ''))
-    return v.long()
+def _indices(who, what, v, n, device, every=False):
+    "Samples 0..n-1, none twice; all of them if `every`"
+    v = _own(v)
+    if v.ndim!=1 or v.dtype.kind not in 'iu' or v.size==0 or v.min()<0 or v.max()>=n:
+        raise ValueError(f'{who}: {what} must be integers in 0..{n-1}, received {v.dtype} of shape {v.shape}'
+                         + (f' in {v.min():g}..{v.max():g}' if v.size and v.dtype.kind in 'iuf' else ''))
+    v = torch.from_numpy(v.astype('int64')).to(device)
+    if (once := len(v.unique()))!=len(v) or every and once!=n:
+        raise ValueError(f'{who}: {what} must list samples once{f", all {n} of them"*every}, received {len(v)}, {once} different')
+    return v
+
+def _whole(who, **numbers):
+    "Integers >= 1"
+    for k,v in numbers.items():
+        if not isinstance(v, Integral) or isinstance(v, bool) or v<1:
+            raise ValueError(f'{who}: {k} must be an integer >= 1, received {v!r}')
+    return [int(v) for v in numbers.values()]
 
 # %% ../../nbs/71_awd.partners.ipynb #61b05392
 def _pairing(problem, a, partners, b, kind, batch, anchors, order, seed, who='pairs'):
     "Processing order (N,) and pairs (N,2), None for 'all'; a, b: layer inputs of the samples and of another problem's"
     n, m, dev = problem.n, problem.n if partners is None else partners.n, a.device
+    batch, anchors = _whole(who, batch=batch, anchors=anchors)
     if not isinstance(kind, str):
         rows = _check_pairs(who, kind, n, m, dev)
-        if order is not None and not torch.equal(_indices(who, 'order', order, n, dev), rows[:, 0]):
+        if order is not None and _own(order).tolist()!=rows[:, 0].tolist():
             raise ValueError(f'{who}: order must be the first column of pairs, received another; leave it out')
         return rows[:, 0], rows
     if kind not in ('nearest', 'all', 'other'):
         raise ValueError(f"{who}: pairs must be 'nearest', 'all', 'other' or (N,2), received {kind!r}")
-    for k,v in dict(batch=batch, anchors=anchors).items():
-        if v<1: raise ValueError(f'{who}: {k} must be >= 1, received {v}')
     if order is None: order = torch.randperm(n, generator=generator(derive_seed(seed, 'awd order')))
     order = _indices(who, 'order', order, n, dev)
-    if order.ndim!=1 or len(order.unique())!=len(order):
-        raise ValueError(f'{who}: order must list samples once, received shape {tuple(order.shape)} with repeats')
     label, label_b = classes(problem, partners, kind, who)
     if kind=='all': return order, None
     return order, _anchor_pairs(a, label, b, label_b, order, batch, anchors, seed, kind=='other')

@@ -34,7 +34,7 @@ class EffectivePower:
     def __iter__(self): return iter((self.slope, self.intercept, self.r2, self.stderr))
 
 # %% ../../nbs/72_awd.relation.ipynb #f74d0c7b
-def _double(X): return (X.detach() if torch.is_tensor(X) else torch.as_tensor(np.asarray(X))).double()
+def _double(X): return (X.detach() if torch.is_tensor(X) else torch.as_tensor(np.ascontiguousarray(X))).double()
 
 def _diag(name, X, who='effective_power'):
     X = _double(X)

@@ -8,7 +8,7 @@ __all__ = ['LOSSES', 'PRESETS', 'SWEEPS', 'Config', 'complete', 'check', 'networ
            'load_pt', 'size', 'fits']
 
 # %% ../../nbs/86_recipes.awch.ipynb #1c4be0a7
-import json, math, shutil, warnings
+import json, math, pickle, shutil, warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ class Config:
     alpha: float = .1 # learning rate of SGD, before the cosine
     B: int = None # minibatch [50]
     train_size: int = None # training samples of each class [2000]
-    test_size: int = 1000 # test samples, of all classes
+    test_size: int = 1000 # test samples, of all classes; all there are where there are fewer
     n_class: int = 10 # classes, the first ones
     class_number: int = None # outputs of the network [n_class]
     net_size: int = None # width: of both hidden layers of FC, of the first of MLP (then 50, 50) [50]
@@ -161,10 +161,19 @@ def layer_name(
     raise ValueError(f'{who} layer_index: must be the weight of a linear layer, {", ".join(at)}, received {index!r}')
 
 # %% ../../nbs/86_recipes.awch.ipynb #fb048124
-def load(cfg)->data_room.Dataset:
-    "The data of all runs"
-    data = data_room.load(cfg.dataset, n_train=cfg.train_size*cfg.n_class, n_test=cfg.test_size, classes=cfg.n_class,
-                          label_noise=cfg.rho, seed=cfg.seed, root=cfg.root)
+def load(
+    cfg,
+    say:bool=True # warn where the test set is smaller than asked for
+)->data_room.Dataset:
+    "The data of all runs; every test sample where there are fewer than `test_size`"
+    how = dict(n_train=cfg.train_size*cfg.n_class, classes=cfg.n_class, label_noise=cfg.rho, seed=cfg.seed, root=cfg.root)
+    try: data = data_room.load(cfg.dataset, n_test=cfg.test_size, **how)
+    except (data_room.MissingData, data_room.CorruptArchive): raise
+    except data_room.DataError:
+        data = data_room.load(cfg.dataset, **how)                        # refuses again what is not about the test set
+        if len(data.y_test)>=cfg.test_size: raise
+        if say: warnings.warn(f'awch: test_size is {cfg.test_size}, {cfg.dataset} has {len(data.y_test)} test samples '
+                              f'of these classes: all are used', stacklevel=2)
     x = data.x_train
     if x.ndim==4 and x.shape[1]==3:
         mean, sd = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
@@ -272,7 +281,7 @@ def identity(cfg)->dict:
 
 def stamp(cfg, run:int, data, seconds:float)->str: # JSON
     "What a file was made from"
-    source = {k:v for k,v in data.source.items() if k!='path'}
+    source = {k:v for k,v in data.source.items() if k!='path'}|dict(n_train=len(data.y_train), n_test=len(data.y_test))
     return json.dumps(provenance(dict(identity(cfg), run=run), cfg.seed+run, pick_device(cfg.device), cfg.dtype,
                                  source, seconds))
 
@@ -284,7 +293,11 @@ def on_cpu(v): # a tensor, a dict of tensors and dicts, or anything else
 
 def save_pt(path, content:dict)->Path: # tensors, numbers, strings, and dicts and lists of these
     "Write a `.pt` file that loads with weights_only=True, atomically"
-    return atomic_write(path, lambda f: torch.save(on_cpu(content), f))
+    def write(f):
+        try: torch.save(on_cpu(content), f)
+        except RuntimeError as e:                                             # torch's own, about the archive
+            raise ValueError(f'awch: {path} must be written whole, received {e.__context__ or e}') from None
+    return atomic_write(path, write)
 
 def load_pt(
     path,
@@ -293,11 +306,14 @@ def load_pt(
 )->dict:
     "Read a `.pt` file"
     try: z = torch.load(path, weights_only=True, mmap=mmap)
-    except (RuntimeError, EOFError, ValueError) as e:
-        why = f'{type(e).__name__}: {str(e).splitlines()[0]}'
-        raise ValueError(f'awch: {path} must be a whole .pt file, received {why}') from None
+    except (FileNotFoundError, PermissionError): raise
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as e:
+        why = f'{type(e).__name__}: {str(e).partition(chr(10))[0]}'
+        raise ValueError(f'awch: {path} must be a whole .pt file, received {why}; without it the run is made again') from None
+    if not isinstance(z, dict) or not isinstance(z.get('provenance'), str):
+        raise ValueError(f'awch: {path} must be a file of this recipe, received one without provenance')
     if cfg is not None:
-        its, mine = json.loads(z['provenance'])['config'], dict(identity(cfg), run=run)
+        its, mine = json.loads(z['provenance']).get('config', {}), dict(identity(cfg), run=run)
         if odd := [f'{k} {its.get(k)} (here {v})' for k,v in mine.items() if its.get(k)!=v]:
             raise ValueError(f'awch: {path} must be of the same settings, received {"; ".join(odd)}; use another --out')
     return z

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 
 from ..awd import c_matrices
-from ..awd.relation import effective_power
 from ..curvature import LayerFactors, layer_factors, mean_hessian, mean_squared_hessian, sample_gradients
 from . import awch
-from .c_matrices import resolved
+from .c_matrices import power, resolved
 
 # %% ../../nbs/87_recipes.h_g.ipynb #2372dc29
 @dataclass
@@ -128,8 +127,7 @@ def summary(z:dict)->dict: # of a file
     "gamma of E[h^2] on E[h] over the samples kept, and how the network did; H, H2 (d,) by descending eigenvalue"
     f, P = factors(z), z['components'].flip(0).double()
     H, H2 = (((P@X)*P).sum(1).numpy() for X in (mean_hessian(f), mean_squared_hessian(f)))
-    fit = effective_power(H2, H, resolved(np.sort(H)[::-1]))
-    out = dict(gamma=fit.slope, gamma_fit=fit.stderr_hac, gamma_r2=fit.r2)
+    out = power('gamma', H2, H, resolved(np.sort(H)[::-1]))
     out |= {k:z[k][-1] for k in ('train_loss', 'train_acc', 'test_loss', 'test_acc', 'epochs')}
     return {k:float(v) for k,v in out.items()}|dict(H=H, H2=H2)
 

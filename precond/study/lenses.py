@@ -205,7 +205,7 @@ def awd_lens(s:Sight):
     lam, U = scipy.linalg.eigh(((H+H.T)/2).cpu().numpy(), subset_by_index=[max(0, d-z.awd_top), d-1])   # only those that are fitted
     lam, U = lam[::-1].copy(), U[:, ::-1].copy()
     c = (U*(C.cpu().numpy()@U)).sum(0)
-    fit = awd.effective_power(c, lam, top=len(lam))
+    fit = awd.effective_power(c, lam, top=max(3, int((lam>d*np.finfo(lam.dtype).eps*lam[0]).sum())))                   # no null space
     comm = awd.commutation(C, H)
     out = dict(effective_power=float(fit.slope), effective_power_stderr=float(fit.stderr), intercept=float(fit.intercept), r2=float(fit.r2),
                directions=int(fit.n), commutation=float(comm.ratio), layer=name, samples=n, H_diag=lam, C_diag=c)
