@@ -248,6 +248,7 @@ def _make(self:CMatrices, key, diag):
     if key=='basis': return torch.eye(t.f.P).to(t.a) if self._P is None else self._P
     if key=='Covar': return self._covar(diag)
     if key=='H_1_d' and self._own: return self['eigenvalues'].clone() if diag else torch.diag(self['eigenvalues'])
+    if key=='H_1_d' and self._done is t.f and self._P is None: return self['Hessian'].diagonal().clone() if diag else self['Hessian']
     if key=='H_1_d': return self._turn(self['Hessian'].clone() if self._done is t.f else mean_hessian(self._done), diag)
     if key=='C1_h': return part('H_2_d')
     if key=='H_2_d': return self._turn(mean_squared_hessian(self._done), diag).div_(Bc)
@@ -277,8 +278,8 @@ def _noise(f, batch, seed, order):
         g /= torch.tensor([min(batch, n-i) for i in range(0, n, batch)]).to(g)[:, None]
         mean = (f.delta.T@f.a).flatten()/n
         g -= mean                                                              # no difference of large squares
-        C, off = _gram(g, g, diag)/len(g), g.mean(0)                           # a partial batch counts as much as a whole one
-        return C+2*off*mean if diag else C.addr_(off, mean).addr_(mean, off)
+        off = g.mean(0)[None]                                                  # a partial batch counts as much as a whole one
+        return _gram(torch.cat([g/len(g), off, mean[None]]), torch.cat([g, mean[None], off]), diag)
     return make
 
 def _basis(basis, H):
