@@ -9,6 +9,7 @@ __all__ = ['RESOLVERS', 'allows', 'knob', 'Method', 'register', 'names', 'make',
 
 # %% ../../nbs/40_optim.base.ipynb #0a707864
 import ast, copy, difflib, fnmatch, json, math, re
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -313,11 +314,11 @@ def _start(self:TorchOptimizer, w, problem):
 @patch
 def _settings(self:TorchOptimizer):
     "The method with this step's weight decay, and the learning rate: numbers, or (P,) where groups differ"
-    where = {id(p):g for g in self.param_groups for p in g['params']}
     def one(key):
-        values = [float(where[id(p)][key]) for p in self.params]
+        values = [float(g[key]) for g in self.param_groups]
         if len(set(values))==1: return values[0]
-        return torch.cat([p.detach().new_full((n,), v) for p,n,v in zip(self.params, self.sizes, values, strict=True)])
+        where = {id(p):v for g,v in zip(self.param_groups, values, strict=True) for p in g['params']}
+        return torch.cat([p.detach().new_full((n,), where[id(p)]) for p,n in zip(self.params, self.sizes, strict=True)])
     method = self.method
     if 'weight_decay' in self.param_groups[0]:
         key = tuple(float(g['weight_decay']) for g in self.param_groups)
@@ -335,6 +336,12 @@ def _flat(self:TorchOptimizer, grads=False):
 @torch.no_grad()
 def _set(self:TorchOptimizer, w):
     for p,u in zip(self.params, w.split(self.sizes), strict=True): p.copy_(u.view_as(p))
+
+@patch
+def _lend(self:TorchOptimizer, parts):
+    "Let the parameters be these tensors, not copies of them, for a while; graphs through the former ones refuse from here on"
+    for p,u in zip(self.params, parts, strict=True): p.data = u.view_as(p)
+    torch.autograd.graph.increment_version(self.params)
 
 # %% ../../nbs/40_optim.base.ipynb #5a148523
 def hessian_product(
@@ -366,16 +373,25 @@ def _hvp(self:TorchOptimizer, w, batch):
 
 # %% ../../nbs/40_optim.base.ipynb #dd05c1a8
 @patch
+def _rng(self:TorchOptimizer):
+    "States of the generators that a pass may draw from: torch's own, and the GPU's where the parameters are on one"
+    p = self.params[0]
+    return [torch.get_rng_state()]+([torch.cuda.get_rng_state(p.device)] if p.is_cuda else [])
+
+@patch
 def _gradient(self:TorchOptimizer, closure, rng, batch=None):
     "gradient(w, graph) by calling the closure again: same random numbers, running statistics left alone"
+    cuda = [self.params[0].device][:len(rng)-1]
+    drew = any(not torch.equal(a, b) for a,b in zip(rng, self._rng(), strict=True))     # the step's first pass, since `rng`
     def gradient(w, graph=False):
-        kept, devices = [b.clone() for b in self.model.buffers()], [rng[1]] if rng[1] is not None else []
-        self._set(w)
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            torch.set_rng_state(rng[0])
-            if devices: torch.cuda.set_rng_state(rng[2], rng[1])
+        kept = [b.clone() for b in self.model.buffers()]
+        self._lend(w.split(self.sizes))
+        with torch.random.fork_rng(cuda) if drew else nullcontext(), torch.enable_grad():
+            if drew: torch.set_rng_state(rng[0])
+            if drew and cuda: torch.cuda.set_rng_state(rng[1], cuda[0])
             loss = closure()
-        for b,c in zip(self.model.buffers(), kept, strict=True): b.data.copy_(c)
+        if kept:
+            for b,c in zip(self.model.buffers(), kept, strict=True): b.data.copy_(c)
         hvp = self._hvp(w, batch) if graph else None
         return loss.detach(), self._flat(grads=True), hvp
     return gradient
@@ -388,8 +404,7 @@ def step(self:TorchOptimizer,
     "One step from the gradients in `.grad`"
     if self.method.needs_gradient and closure is None:
         raise ValueError(f'optim {self.method.name}: needs gradients at other weights, call step(closure), received no closure')
-    cuda = self.params[0].device if self.params[0].is_cuda else None
-    rng = torch.get_rng_state() if closure else None, cuda, torch.cuda.get_rng_state(cuda) if cuda is not None and closure else None
+    rng = self._rng() if self.method.needs_gradient else None
     with torch.enable_grad(): loss = None if closure is None else closure()
     lost = [p.grad is None for p in self.params]
     if all(lost): return loss
@@ -402,7 +417,10 @@ def step(self:TorchOptimizer,
     problem = self._problem(w, batch) if due else None
     state = self._start(w, problem) if self._state is None else self._state
     gen = generator(derive_seed(self.seed, 'step', self.steps), w.device) if method.stochastic else None
-    v, new = method.step(w, g, state, problem=problem, lr=lr, generator=gen, **services)
+    home = [p.data for p in self.params]
+    try: v, new = method.step(w, g, state, problem=problem, lr=lr, generator=gen, **services)
+    finally:
+        if method.needs_gradient: self._lend(home)
     if any(lost):
         keep = torch.cat([torch.full((n,), l, device=w.device) for n,l in zip(self.sizes, lost, strict=True)])
         v, new = torch.where(keep, w, v), _masked(keep, state, new)

@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..core import Problem
 from .base import Method, knob, layer_parameters, record_layers, register, slices
-from .first_order import decayed, descend, shrunk
+from .first_order import decayed, descend, shrunk, stepped
 
 # %% ../../nbs/42_optim.covariance.ipynb #1812428a
 def plain_conv(
@@ -220,7 +220,8 @@ def init(self:CovariancePower, w, problem=None):
     for k,S in _matrices(self, problem).items():
         name, d = f'{k}.weight' if k else 'weight', mods[k].weight[0].numel()
         if name not in where:
-            raise ValueError(f'optim cov: weights of layer {k!r} must be trained, received only {", ".join(problem.names)}')
+            raise ValueError(f'optim cov: weights of layer {k!r} must be trained, or other layers named by layers=, '
+                             f'received only {", ".join(problem.names)}')
         s = dict(start=where[name].start, stop=where[name].stop, d=d, fast=plain_linear(mods[k]) and k in alone)
         if S is None: s |= dict(S=w.new_zeros(d, d), m=w.new_zeros(d), mass=0.)
         elif tuple(S.shape)!=(d, d):
@@ -259,12 +260,14 @@ def step(self:CovariancePower, w, g, state, problem=None, lr=None, generator=Non
     if self.running and not late: state = _follow(self, state, self._problem(problem))
     if self.decoupled: w = shrunk(w, lr, self.weight_decay)
     else: g = decayed(g, w, self.weight_decay)
-    todo = [s for k,s in state['layers'].items() if k not in done]
-    d = g.clone() if todo else g
-    for s in todo:
-        rows, wide = slice(s['start'], s['stop']), (-1, s['d'])
-        torch.mm(g[rows].view(wide), s['P'].T, out=d[rows].view(wide))
+    todo = [(slice(s['start'], s['stop']), (-1, s['d']), s['P'].T) for k,s in state['layers'].items() if k not in done]
     if late: state = _follow(self, state, self._problem(problem))
+    if todo and not self.momentum and not torch.is_tensor(lr):                   # the product is made where it is subtracted
+        v = stepped(w, g, lr)
+        for rows,wide,PT in todo: torch.addmm(w[rows].view(wide), g[rows].view(wide), PT, alpha=-lr, out=v[rows].view(wide))
+        return v, state
+    d = g.clone() if todo else g
+    for rows,wide,PT in todo: torch.mm(g[rows].view(wide), PT, out=d[rows].view(wide))
     return descend(w, d, state, lr, self.momentum)
 
 # %% ../../nbs/42_optim.covariance.ipynb #db269fa7

@@ -28,7 +28,7 @@ class SAM(Method):
 
     def perturbed(self, w, g):
         "The worst weights nearby, to first order"
-        return torch.addcmul(w, g, self.rho/(g.norm()+self.eps))
+        return torch.add(w, g, alpha=self.rho/(float(g.norm())+self.eps))
 
 @register('asam')
 class ASAM(SAM):

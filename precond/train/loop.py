@@ -226,6 +226,10 @@ def digest(
     walk(tree)
     return h.hexdigest()[:12]
 
+def _finite(v):
+    "Whether every entry is a finite number; mostly the sum tells, which is never finite where an entry is not, and is one pass"
+    return bool(v.sum().isfinite()) or bool(v.isfinite().all())
+
 _WANTED = 'fit: optimizer must be a name, an optim.make object or a callable params -> torch optimizer'
 
 # %% ../../nbs/50_train.loop.ipynb #53b68cb5
@@ -264,7 +268,7 @@ class MethodStepper:
         if second: extra['hvp'] = passes.product(g, at)
         if several: extra['gradient'] = passes.gradient
         g = passes.clipped(g.detach())
-        if not g.isfinite().all(): return None
+        if not _finite(g): return None
         if self.state is None: self.state = m.init(w, self.net.at(w))
         if self.signals: extra['signals'] = self.signals()
         if m.needs_problem and m.due(self.state): problem = self.net.at(w).batch(idx)
@@ -297,7 +301,7 @@ class TorchStepper:
             g = passes.clipped(g)
             for p,d,none in zip(self.net.params, g.split(self.net.sizes), lost, strict=True):
                 p.grad = None if none else d.view_as(p)
-            closure.finite = bool(g.isfinite().all())
+            closure.finite = _finite(g)
             return loss
         for group,base in zip(self.opt.param_groups, self.bases, strict=True): group['lr'] = base*factor
         if self.closure: self.opt.step(closure)
@@ -400,7 +404,7 @@ def update(self:Run, idx):
     passes = Passes(self.net, idx, derive_seed(o.seed, 'dropout', self.step), o.l2, o.clip, o.on_step is not None, penalty)
     new = self.stepper.step(idx, self.last, self.step, passes)
     self.grad_evals += passes.done*(self.n if isinstance(idx, slice) else len(idx))
-    if new is None or not new.isfinite().all():
+    if new is None or not _finite(new):
         self.net.set(old)
         return self.diverge('the gradient' if new is None else 'a weight after the step', self.step+1)
     self.step, self.inside = self.step+1, self.inside+1
