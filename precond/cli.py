@@ -251,6 +251,8 @@ def parse(name:str, args:list):
     return cfg
 
 def _say(name, text):
+    "One line on stderr; a message that begins with the command's name says it once"
+    if name: text = re.sub(rf'^{re.escape(name)}(?:\.\w+)?(?:: | (?=[\w.-]+: ))', '', text)
     print(f'precond {name}: {text}' if name else f'precond: {text}', file=sys.stderr)
     return 2
 

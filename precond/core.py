@@ -407,6 +407,7 @@ def _probe(self:Problem):
         raise ValueError(f'Problem: the model must accept x of shape {self.x.shape if isinstance(x, Fields) else tuple(self.x.shape)} and {x.dtype}, received its error: {str(e).splitlines()[0]}') from None
     if not torch.is_tensor(f) or f.ndim not in (1, 2) or len(f)!=k:
         raise ValueError(f'Problem: the model must give outputs (n,) or (n,C), received {tuple(getattr(f, "shape", ())) or type(f).__name__} for {k} samples')
+    if f.isnan().any(): raise ValueError('Problem: the model must give numbers, received NaN outputs for the first samples')
     one = self.forward(self.weights, self.x[:1])
     if not torch.allclose(one, f[:1], rtol=1e-3, atol=1e-5*float(f.abs().max())+1e-30, equal_nan=True):
         raise ValueError("Problem: a sample's output must not depend on the other samples of its batch, received a model where it does")

@@ -118,6 +118,22 @@ def test_sweep_takes_its_options_on_either_side_and_tells_what_failed(tmp_path):
     assert r.stderr.strip()=='precond sweep: 2 failed: ValueError: risk reps: must be 0 or >= 2, received 1'
 
 
+AWCH = '--dataset digits --train_size 10 --test_size 50 --max_e 1 --net_size 4 --B 20 --n_class 3 --runs 1'.split()
+
+
+@pytest.mark.parametrize('name, more', [('c-matrices', ['--workers', '1']), ('h-g', ['--holder_size', '2'])])
+def test_c_matrices_and_h_g_write_to_their_folder_and_in_a_sweep_below_its_own(name, more, tmp_path):
+    r = precond('sweep', '--out', 's', name, *AWCH, *more, '--alpha', '.1', '.2', cwd=tmp_path)
+    assert r.returncode==0 and '2 done' in r.stdout and [f.name for f in tmp_path.iterdir()]==['s'], (r.stderr, list(tmp_path.iterdir()))
+    r = precond(name, *AWCH, *more, cwd=tmp_path)
+    assert r.returncode==0 and sorted(f.name for f in tmp_path.iterdir())==['AWCH_data', 's'], r.stderr
+    folder, = (tmp_path/'AWCH_data').iterdir()
+    files = dict([('c-matrices', ['C_epoch_1_run_0.pt', 'power_law_epoch_1.pdf', 'power_law_epoch_1.png', 'summary_epoch_1.csv', 'summary_epoch_1.json']),
+                  ('h-g', ['h_g_tensors_holder_epoch_1.pt'])])
+    assert sorted(f.name for f in folder.iterdir())==files[name]
+    if name=='c-matrices': assert json.loads((folder/'summary_epoch_1.json').read_text())['provenance']['versions']['torch']
+
+
 RECIPES = dict(                                                  # a run of seconds, and the files it must leave
     transfer=(['--p', '-1', '1', '--epochs', '3', '--dh', '8', '--n', '200', '--seeds', '1', '--workers', '1'],
               [f'transfer_learning_cov_p_{p}/{f}' for p in ('-1.0', '1.0') for f in ('config.json', 'tr1.npy', 'te1.npy', 'tr2.npy', 'te2.npy')]),
@@ -160,6 +176,8 @@ REFUSED = [
     (['kfac-extra-variance', '--sigma2-step', '0'], 'sigma2_step'),
     (['risk', '--gamma', 'inf'], 'gamma: must be finite'),
     (['rfreg', '--gamma-2', '0'], 'gamma_2'),
+    (['c-matrices', '--net_size', '20000'], 'TB of memory'),
+    (['h-g', '--dataset', 'digits', '--runs', '2'], 'runs: must be 1'),
     (['sweep', '--workers', '0', 'risk', '--a', '0'], 'workers')] # in one process: what differs from the other commands is only the recipe
 
 
@@ -174,7 +192,8 @@ print(json.dumps([said(args) for args,_ in {REFUSED!r}]))"""
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert r.returncode==0, r.stderr
     for (args, wanted),(rc, out, err) in zip(REFUSED, json.loads(r.stdout), strict=True):
-        assert rc==2 and not out and wanted in err and err.count('\n')==1, (args, err)
+        assert rc==2 and wanted in err and err.count('\n')==1 and (not out or args[0]=='c-matrices'), (args, err)   # which says first what it takes
+        assert not re.match(rf'precond {args[0]}: {args[0]}\b', err), err                                         # its name once
     assert not list(tmp_path.rglob('*.npy'))
 
 

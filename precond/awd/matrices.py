@@ -147,14 +147,15 @@ class CMatrices(Mapping):
 
     Also eigenvalues (d,) descending, basis (d,d) whose rows are the basis vectors, pairs (N,2) or None, order (N,), dead
     (processed samples whose layer input is zero); `.factors` are the layer's, `.batch` is Bc."""
-    def __init__(self, sums, P, own, H, eigenvalues, batch, covar, pairs):
+    def __init__(self, sums, P, own, eigenvalues, batch, minibatches, pairs):
         f, s = sums.f, sums.m.s
-        self.factors, self.batch, self._sums, self._P, self._covar = f, batch, sums, P, covar
+        self.factors, self.batch, self._sums, self._P, self._minibatches = f, batch, sums, P, minibatches
         whole = torch.equal(s.sort().values, torch.arange(len(f), device=s.device))
-        self._done = f if whole else replace(f, a=f.a[s], delta=f.delta[s], M=f.M[s])      # factors of the processed samples
+        take = {k:getattr(f, k)[s] for k in ('a', 'delta', 'M', 'R', 'B') if not whole and getattr(f, k) is not None}
+        self._done = replace(f, **take)                                                    # factors of the processed samples
         self._own, self._rotated = own and whole, {}                                       # the basis diagonalises H_1_d
         self._made = {} if eigenvalues is None else dict(eigenvalues=eigenvalues)
-        self._made |= dict(Hessian=H, pairs=pairs, order=s, dead=int((sums.a==0).all(1).sum()))
+        self._made |= dict(pairs=pairs, order=s, dead=int((sums.a==0).all(1).sum()))
     def __iter__(self): return iter(KEYS+_OTHERS)
     def __len__(self): return len(KEYS+_OTHERS)
     def __contains__(self, key): return key in KEYS+_OTHERS
@@ -169,11 +170,10 @@ class CMatrices(Mapping):
 # %% ../../nbs/71_awd.matrices.ipynb #283ad7fb
 @patch
 def release(self:CMatrices, *keys):
-    "Forget dense matrices, all but Hessian or those named; they are made again when asked for"
+    "Forget dense matrices, all or those named; they are made again when asked for"
     if bad := [k for k in keys if k not in KEYS]:
         raise ValueError(f'CMatrices.release: keys must be of {", ".join(KEYS)}, received {bad[0]!r}')
-    for k in keys or KEYS:
-        if k!='Hessian': self._made.pop(k, None)
+    for k in keys or KEYS: self._made.pop(k, None)
     self._rotated = {}
     return self
 
@@ -246,10 +246,11 @@ def _make(self:CMatrices, key, diag):
     part, one_each = self.diagonal if diag else self.__getitem__, t.m.cov is None
     if key=='eigenvalues': return torch.linalg.eigvalsh(self['Hessian']).flip(0)
     if key=='basis': return torch.eye(t.f.P).to(t.a) if self._P is None else self._P
-    if key=='Covar': return self._covar(diag)
+    if key=='Covar': return _noise(t.f, *self._minibatches, diag)
+    if key=='Hessian': return (t.f.M.diagonal(0, 1, 2).T@t.f.a**2).flatten().div_(len(t.f)) if diag else mean_hessian(t.f)
     if key=='H_1_d' and self._own: return self['eigenvalues'].clone() if diag else torch.diag(self['eigenvalues'])
-    if key=='H_1_d' and self._done is t.f and self._P is None: return self['Hessian'].diagonal().clone() if diag else self['Hessian']
-    if key=='H_1_d': return self._turn(self['Hessian'].clone() if self._done is t.f else mean_hessian(self._done), diag)
+    if key=='H_1_d' and self._P is None and len(self._done)==len(t.f): return part('Hessian')
+    if key=='H_1_d': return self._turn(mean_hessian(self._done), diag)
     if key=='C1_h': return part('H_2_d')
     if key=='H_2_d': return self._turn(mean_squared_hessian(self._done), diag).div_(Bc)
     if key in ('C', 'C_corrected') and one_each:
@@ -268,30 +269,25 @@ def _make(self:CMatrices, key, diag):
     return _gram(*self._rows('batches')[k], diag).div_(t.N*Bc)
 
 # %% ../../nbs/71_awd.matrices.ipynb #089a2a69
-def _noise(f, batch, seed, order):
-    "Covariance of the gradients of shuffled minibatches, raw basis, or its diagonal"
-    n = len(f)
-    if order is None: order = torch.randperm(n, generator=generator(derive_seed(seed, 'awd covar')))
-    order = order.to(f.a.device)
-    def make(diag):
-        g = _batch_sums(f.delta[order], f.a[order], batch)
-        g /= torch.tensor([min(batch, n-i) for i in range(0, n, batch)]).to(g)[:, None]
-        mean = (f.delta.T@f.a).flatten()/n
-        g -= mean                                                              # no difference of large squares
-        off = g.mean(0)[None]                                                  # a partial batch counts as much as a whole one
-        return _gram(torch.cat([g/len(g), off, mean[None]]), torch.cat([g, mean[None], off]), diag)
-    return make
+def _noise(f, batch, order, diag):
+    "Covariance of the gradients of minibatches in the order given, raw basis, or its diagonal"
+    g, n = _batch_sums(f.delta[order], f.a[order], batch), len(f)
+    g /= torch.tensor([min(batch, n-i) for i in range(0, n, batch)]).to(g)[:, None]
+    mean = (f.delta.T@f.a).flatten()/n
+    g -= mean                                                              # no difference of large squares
+    off = g.mean(0)[None]                                                  # a partial batch counts as much as a whole one
+    return _gram(torch.cat([g/len(g), off, mean[None]]), torch.cat([g, mean[None], off]), diag)
 
-def _basis(basis, H):
+def _basis(basis, f):
     "Rows of the basis (None: raw), and the Hessian's eigenvalues, descending, where they are at hand"
     if isinstance(basis, str) and basis=='hessian':
-        lam, U = torch.linalg.eigh(H)
+        lam, U = torch.linalg.eigh(mean_hessian(f))
         return U.flip(1).T.contiguous(), lam.flip(0)
     if basis is None or isinstance(basis, str):
         if basis!='raw': raise ValueError(f"c_matrices: basis must be 'hessian', 'raw' or a square array, received {basis!r}")
         return None, None
-    P = torch.from_numpy(_own(basis)).to(H)
-    if P.shape!=H.shape: raise ValueError(f'c_matrices: basis must be {tuple(H.shape)}, received {tuple(P.shape)}')
+    P = torch.from_numpy(_own(basis)).to(f.W)
+    if P.shape!=(f.P, f.P): raise ValueError(f'c_matrices: basis must be {f.P, f.P}, received {tuple(P.shape)}')
     off = (P@P.T-torch.eye(len(P)).to(P)).abs().max().item()
     if not off<1e-3: raise ValueError(f'c_matrices: rows of basis must be orthonormal, received a deviation of {off:.2g}')
     return P, None
@@ -330,7 +326,7 @@ def c_matrices(
         label, label_b = classes(problem, partners, 'all', 'c_matrices')
         m = _all_partners(f.a, label, order, b, label_b)
     else: m = _Moments(order, (f.a if b is None else b)[pairs[:, 1]]-f.a[order])
-    H = mean_hessian(f)
-    P, lam = _basis(basis, H)
+    if covar_order is None: covar_order = torch.randperm(problem.n, generator=generator(derive_seed(seed, 'awd covar')))
+    P, lam = _basis(basis, f)
     own = isinstance(basis, str) and basis=='hessian'
-    return CMatrices(_Sums(f, m), P, own, H, lam, batch, _noise(f, covar_batch, seed, covar_order), pairs)
+    return CMatrices(_Sums(f, m), P, own, lam, batch, (covar_batch, covar_order.to(f.a.device)), pairs)

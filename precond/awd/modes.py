@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import viz
-from .relation import effective_power
+from .relation import _leading, _row
 from ..curvature import LayerFactors, SharedFactors, sample_eigen
 
 # %% ../../nbs/72_awd.modes.ipynb #0773b2de
@@ -100,6 +100,8 @@ def sample_modes(
     P = None if basis is None else torch.as_tensor(basis if torch.is_tensor(basis) else np.ascontiguousarray(basis)).to(f.W)
     if P is not None and (P.ndim!=2 or P.shape[1]!=f.P):
         raise ValueError(f'sample_modes: basis must have rows of {f.P}, received {tuple(P.shape)}')
+    if P is not None and not (off := (P@P.T-torch.eye(len(P)).to(P)).abs().max().item())<1e-3:
+        raise ValueError(f'sample_modes: rows of basis must be orthonormal, received a deviation of {off:.2g}')
     pieces = _linear_pieces(f, P, k, order, budget) if isinstance(f, LayerFactors) else _shared_pieces(f, P, k, order)
     L, ipr, sums = [], [], 0.
     for l, v2 in pieces:                                                     # (m,k), (m,q,k)
@@ -139,15 +141,17 @@ INTERVENTIONS = {'none':{}, 'cut 3':dict(cut=3), 'cut 1':dict(cut=1), 'flatten':
 
 def intervened_power(
     modes:SampleModes,
-    top:int=None,         # directions of largest curvature; None: 1500 or all
+    top:int=None,         # directions of largest curvature; None: 1500, or all above rounding
     interventions:dict=None # name -> arguments of `intervene`; None: cut at 3 and 1, each with and without flattening
-)->pd.DataFrame: # name -> slope, stderr, stderr_hac, r2, n
+)->pd.DataFrame: # name -> slope, stderr, stderr_hac, r2, n; NaN where fewer than 3 directions have positive curvature
     "Effective power under changed per-sample eigenvalues, over the directions of largest unchanged curvature"
-    order, rows = modes.H.argsort(descending=True, stable=True)[:1500 if top is None else top], {}
+    first = modes.H.argsort(descending=True, stable=True)
+    first, rows = first[:_leading('intervened_power', top, modes.H, modes.H.cpu().numpy())], {}
     for name,how in (INTERVENTIONS if interventions is None else interventions).items():
-        C, H = intervene(modes, **how)
-        fit = effective_power(C[order], H[order])
-        rows[name] = dict(slope=fit.slope, stderr=fit.stderr, stderr_hac=fit.stderr_hac, r2=fit.r2, n=fit.n)
+        C, H = (x[first].cpu().numpy() for x in intervene(modes, **how))
+        order = np.argsort(-H, kind='stable')
+        fit = _row(C[order], H[order])
+        rows[name] = {k:fit[k] for k in ('slope', 'stderr', 'stderr_hac', 'r2', 'n')}
     return pd.DataFrame(rows).T.astype(dict(n=int))
 
 # %% ../../nbs/72_awd.modes.ipynb #cf0eeea8

@@ -82,20 +82,40 @@ def _ordered(C, H, who='effective_power'):
     order = np.argsort(-h, kind='stable')
     return c[order], h[order]
 
+def _integer(who, name, v, least=3):
+    "An integer, also one written as a float"
+    try: whole = not isinstance(v, bool) and int(v)==v
+    except (TypeError, ValueError, OverflowError): whole = False
+    if not whole or v<least: raise ValueError(f'{who}: {name} must be an integer >= {least}, received {v!r}')
+    return int(v)
+
+def _resolved(H, h):
+    "Number of leading directions with curvature above rounding"
+    dtype = H.dtype if torch.is_tensor(H) else torch.as_tensor(np.ascontiguousarray(H)).dtype
+    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
+    return int((h>len(h)*eps*np.abs(h).max()).sum())
+
+def _leading(who, top, H, h):
+    "Number of leading directions used: `top`; None: 1500, or all with curvature above rounding"
+    if top is not None: return _integer(who, 'top', top)
+    if (m := _resolved(H, h))<3: raise ValueError(f'{who}: need 3 directions of curvature above rounding, received {m}')
+    return min(1500, m)
+
 # %% ../../nbs/72_awd.relation.ipynb #07dd1ad0
 def effective_power(
     C,            # (d,d) or its diagonal (d,): noise in the Hessian eigenbasis
     H,            # (d,d) or its diagonal (d,): curvature in the same basis
-    top:int=None, # directions of largest curvature; None: 1500 or all
+    top:int=None, # directions of largest curvature; None: 1500, or all above rounding
     window:tuple=None # (i,j) instead of top: directions i..j-1 of descending curvature
 )->EffectivePower:
     "Slope of log C_ii on log H_ii; unpacks into slope, intercept, r2, stderr"
     c, h = _ordered(C, H)
     if top is not None and window is not None:
         raise ValueError(f'effective_power: need top or window, received both: {top} and {window}')
-    if top is not None and top<3: raise ValueError(f'effective_power: top must be >= 3, received {top}')
-    i, j = (0, 1500 if top is None else top) if window is None else window
-    if i<0 or j<i+3: raise ValueError(f'effective_power: window must be (i,j) with 0 <= i, j >= i+3, received {window}')
+    if window is None: i, j = 0, _leading('effective_power', top, H, h)
+    else:
+        i = _integer('effective_power', 'window start', window[0], 0)
+        j = _integer('effective_power', 'window stop', window[1], i+3)
     c, h = c[i:j], h[i:j]
     ok = (c>0)&(h>0)
     if ok.sum()<3 or np.ptp(h[ok])==0:
@@ -104,12 +124,6 @@ def effective_power(
     return _fit(h[ok], c[ok])
 
 # %% ../../nbs/72_awd.relation.ipynb #73d39942
-def _resolved(H, h):
-    "Number of leading directions with curvature above rounding"
-    dtype = H.dtype if torch.is_tensor(H) else torch.as_tensor(np.asarray(H)).dtype
-    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
-    return int((h>len(h)*eps*np.abs(h).max()).sum())
-
 def _row(c, h):
     "One line of a table of fits; NaN where fewer than 3 directions can be fitted"
     ok = (c>0)&(h>0)
@@ -126,8 +140,8 @@ def power_sensitivity(
     "Effective power against the number of directions fitted"
     c, h = _ordered(C, H, 'power_sensitivity')
     if tops is None: tops = np.geomspace(min(20, m), m, 12).astype(int) if (m := _resolved(H, h))>=3 else [m]
-    tops = sorted({int(t) for t in tops})
-    if not tops or tops[0]<3: raise ValueError(f'power_sensitivity: need tops >= 3, received {tops}')
+    tops = sorted({_integer('power_sensitivity', 'tops', t) for t in tops})
+    if not tops: raise ValueError('power_sensitivity: need one or more tops, received none')
     return pd.DataFrame([_row(c[:t], h[:t]) for t in tops], index=pd.Index(tops, name='top'))
 
 # %% ../../nbs/72_awd.relation.ipynb #5abd8d05
@@ -154,7 +168,7 @@ def windowed_power(
 )->pd.DataFrame:   # a row a window: start, stop, H_high, H_low, slope, stderr, stderr_hac, r2, n
     "Effective power by windows of the Hessian's spectrum"
     c, h = _ordered(C, H, 'windowed_power')
-    m = min(_resolved(H, h), len(h) if top is None else top)
+    m = min(_resolved(H, h), len(h) if top is None else _integer('windowed_power', 'top', top))
     if m<3: raise ValueError(f'windowed_power: need 3 directions of positive curvature, received {m}')
     spans = _windows(windows, h[:m])
     if bad := [w for w in spans if len(w)!=2 or not 0<=w[0]<w[1]<=len(h)]:
@@ -339,7 +353,8 @@ def rank_correlation(
     top:int=None # directions of largest curvature; None: 1500 or all
 )->tuple:        # rho, its standard error, p-value of no association
     "Spearman correlation of the diagonals"
-    c, h = (x[:1500 if top is None else top] for x in _ordered(C, H, 'rank_correlation'))
+    top = 1500 if top is None else _integer('rank_correlation', 'top', top, 4)
+    c, h = (x[:top] for x in _ordered(C, H, 'rank_correlation'))
     if len(c)<4: raise ValueError(f'rank_correlation: need 4 directions, received {len(c)}')
     r = stats.spearmanr(c, h)
     rho = float(r.statistic)
@@ -378,14 +393,14 @@ class Relation:
 def relation(
     C,              # (d,d) symmetric: noise
     H,              # (d,d) symmetric, or its eigenvalues (d,) with C in its eigenbasis
-    top:int=None,   # directions of the fit and the rank correlation; None: 1500 or all
+    top:int=None,   # directions of the fit and the rank correlation; None: 1500, or all above rounding
     block:int=None, # leading directions of the projections and of R; None: 200, or d/5 if that is less
     bulk:tuple=None,# (start, stop) of the bulk; None: (block, 5 block)
     basis=None      # (d,d) eigenvectors of H as rows, if known
 )->Relation:
     "Power law, commutation, projections, alignment, rank correlation and R of C and H; at most one eigendecomposition"
     K, lam = _in_eigenbasis('relation', C, H, basis)
-    cuts = _cuts('relation', len(K), block, bulk)
+    cuts, top = _cuts('relation', len(K), block, bulk), _leading('relation', top, H, lam.cpu().numpy())
     R, c = correlation_matrix(K, cuts[0]), K.diagonal().clone()
     return Relation(effective_power(c, lam, top), _commutation(K, lam), _projections(K, lam, *cuts), alignment(K, lam),
                     alignment_baseline(K), rank_correlation(c, lam, top), off_diagonal(R), lam, c, R)
@@ -398,9 +413,10 @@ def plot_power(
 ):
     "C_ii against H_ii with the fitted line and its 95 % band (correlated residuals)"
     (cd, h), fit = _ordered(C, H, 'plot_power'), effective_power(C, H, top)
-    m = max(_resolved(H, h), top or 0)                                       # no null space
-    return viz.power_law(h[:m], cd[:m], fit.slope, fit.intercept, fit.stderr_hac, ax, label, c,
-                         1500 if top is None else top, covariance=fit.covariance)
+    top = _leading('plot_power', top, H, h)
+    m = max(_resolved(H, h), top)                                            # no null space
+    error = dict(stderr=fit.stderr_hac, covariance=fit.covariance) if np.isfinite(fit.stderr_hac) else {}
+    return viz.power_law(h[:m], cd[:m], fit.slope, fit.intercept, ax=ax, label=label, c=c, top=top, **error)
 
 def plot_sensitivity(
     table, # of power_sensitivity

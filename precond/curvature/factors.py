@@ -571,9 +571,9 @@ def triangle(m, device):
 
 def _unpacked(S, o, i):
     "Sum of X_s kron Y_s (o*i,o*i) from S, the sum of products of their triangles"
-    S,rows = S[:,triangle(i, S.device).flatten()],triangle(o, S.device)
+    cols,rows = triangle(i, S.device).flatten(),triangle(o, S.device)
     out = torch.empty(o, i, o, i, dtype=S.dtype, device=S.device)
-    for k in range(o): out[k] = S[rows[k]].view(o, i, i).transpose(0, 1)
+    for k in range(o): out[k] = S[rows[k]][:,cols].view(o, i, i).transpose(0, 1)
     return out.view(o*i, o*i)
 
 def kron_sum(

@@ -7,8 +7,8 @@ __all__ = ['Config', 'complete', 'file', 'sizes', 'matrices', 'content', 'make_r
            'load', 'table', 'figure', 'write', 'main']
 
 # %% ../../nbs/87_recipes.c_matrices.ipynb #633fbc09
-import math, time
-from dataclasses import dataclass
+import json, math, time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 from .. import viz
 from ..awd import c_matrices
 from ..awd.relation import effective_power, mean_power, plot_power
-from ..core import atomic_write, save_json
+from ..core import atomic_write, pick_device, provenance, save_json
 from . import awch
 from ..sweep import pool, run_jobs
 
@@ -48,7 +48,7 @@ def file(cfg, run:int)->Path:
 # %% ../../nbs/87_recipes.c_matrices.ipynb #b3e4acfd
 def sizes(cfg)->tuple: # bytes of a file, bytes of memory while a run is made
     "What a run takes"
-    out, i = dict(awch.network(cfg).named_modules())[cfg.layer_index].weight.shape
+    out, i = awch.layer_shape(cfg)
     d, N, C, word = out*i, cfg.train_size*len(cfg.sample_holder), cfg.class_number, 4 if cfg.store=='float32' else 8
     disk = 14*d*d*word if cfg.dense else 14*d*8+16*N
     rows = 2*d*(min(N, 1.5*d)+N/cfg.awd_batch+N/cfg.covar_batch)
@@ -90,7 +90,7 @@ def _partnerless(cfg, data):
     "Refuse before training what could not be paired, or has no noise, after it"
     if cfg.pairs=='other' and len(cfg.sample_holder)<2:
         raise ValueError(f'c-matrices sample_holder: needs 2 classes to pair others, received {cfg.sample_holder}')
-    y = awch.problem(cfg, data, awch.network(cfg)).y
+    y = awch.problem(cfg, data, awch.network(cfg).eval()).y
     few = [c for c in cfg.sample_holder if int((y==c).sum())<2]
     if few and cfg.pairs!='other':
         raise ValueError(f'c-matrices train_size: every class needs 2 clean samples to pair, received fewer in {few}')
@@ -202,25 +202,27 @@ def figure(r:dict, top:int=None): # r: of `run`
 
 # %% ../../nbs/87_recipes.c_matrices.ipynb #408b6c30
 def write(cfg, r)->Path: # the folder
-    "Summary and figure"
-    out, t = awch.folder(cfg), table(r)
-    atomic_write(out/'summary.csv', lambda f: f.write(t.to_csv().encode()))
-    save_json(out/'summary.json', {k:v for k,v in r.items() if np.ndim(v)<2})
+    "Summary and figure, named by the epoch as the runs' files are"
+    out, name, t = awch.folder(cfg), f'epoch_{cfg.max_e}', table(r)
+    its = [json.loads(awch.load_pt(file(cfg, i))['provenance']) for i in range(cfg.runs)]
+    about = provenance(awch.identity(cfg)|dict(runs=cfg.runs, top=cfg.top), cfg.seed, pick_device(cfg.device), cfg.dtype,
+                       its[0]['data'], sum(p['seconds'] for p in its))
+    atomic_write(out/f'summary_{name}.csv', lambda f: f.write(t.to_csv().encode()))
+    save_json(out/f'summary_{name}.json', {k:v for k,v in r.items() if np.ndim(v)<2}|dict(provenance=about))
     fig = figure(r, cfg.top)
-    viz.save(fig, out/'power_law')
+    viz.save(fig, out/f'power_law_{name}')
     plt.close(fig)
     return out
 
 def main(cfg:Config):
     "Say what it takes, run, print the effective powers, write"
-    cfg = complete(cfg)
+    cfg = complete(replace(cfg, out=cfg.out or 'AWCH_data'))
     disk, memory = sizes(cfg)
-    if cfg.out:
-        print(f'{cfg.runs} runs, {awch.size(disk)} each in {awch.folder(cfg)}; '
-              f'about {awch.size(memory)} of memory for each of {cfg.workers} workers', flush=True)
+    print(f'{cfg.runs} runs, {awch.size(disk)} each in {awch.folder(cfg)}; '
+          f'about {awch.size(memory)} of memory for each of {cfg.workers} workers', flush=True)
     r = run(cfg)
     print(table(r).T.to_string(float_format=lambda v: f'{v:.4g}'))
     for k,name in (('gamma', 'noise covariance'), ('gamma_c', 'C1+C2+C3'), ('gamma_corrected', 'C1+C2+C2^T+C3')):
         pm = '' if math.isnan(r[f'{k}_stderr']) else f' ± {r[f"{k}_stderr"]:.3f}'
         print(f'effective power of {name}: {r[k]:.3f}{pm}')
-    if cfg.out: print(f'written to {write(cfg, r)}')
+    print(f'written to {write(cfg, r)}')

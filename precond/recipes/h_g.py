@@ -56,7 +56,7 @@ def first_of_each(
 
 def sizes(cfg)->tuple: # bytes of the file without the dense tensors, of these, and of memory to make the first
     "What a file takes"
-    out, i = dict(awch.network(cfg).named_modules())[cfg.layer_index].weight.shape
+    out, i = awch.layer_shape(cfg)
     d, k, C, word = out*i, cfg.holder_size*len(cfg.sample_holder), cfg.class_number, 4 if cfg.store=='float32' else 8
     N, small = cfg.train_size*len(cfg.sample_holder), 3*d*d*word+8*(k*(i+out+min(out*out, C*(out+C)))+d)
     factors = N*(2*out*out+3*i+2*out+C*(out+C)+2*math.prod(awch._SHAPES[cfg.dataset]))
@@ -142,7 +142,7 @@ def run(
     if path is None or not path.exists():
         refuse(cfg)
         data = awch.load(cfg)
-        first_of_each(awch.problem(cfg, data, awch.network(cfg)).y, cfg.sample_holder, cfg.holder_size)
+        first_of_each(awch.problem(cfg, data, awch.network(cfg).eval()).y, cfg.sample_holder, cfg.holder_size)
         z = content(cfg, data, awch.train(cfg, 0, data, checkpoint, show))
         if path is None: return summary(z)
         awch.save_pt(path, z)
@@ -152,7 +152,7 @@ def run(
 # %% ../../nbs/87_recipes.h_g.ipynb #b225e683
 def main(cfg:Config):
     "Say what it takes, run, print what was found"
-    cfg = complete(cfg)
+    cfg = complete(replace(cfg, out=cfg.out or 'AWCH_data'))
     small, dense, _ = sizes(cfg)
     k = cfg.holder_size*len(cfg.sample_holder)
     print(f'{k} samples: factors and (d,d) matrices {small:,} bytes, dense Hessians and gradients {dense:,} bytes '
@@ -161,4 +161,4 @@ def main(cfg:Config):
     print(f'training loss {r["train_loss"]:.4g}, accuracy {r["train_acc"]:.1%}; '
           f'test {r["test_loss"]:.4g}, {r["test_acc"]:.1%} after {r["epochs"]:.0f} epochs')
     print(f'effective power of E[h^2] on E[h]: {r["gamma"]:.3f} (regression: ± {r["gamma_fit"]:.3f})')
-    if cfg.out: print(f'written to {file(cfg)}')
+    print(f'written to {file(cfg)}')
