@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'Chains', 'metropolis', 'minibatches', 'run_chains', 'devinterp_chains', 'diagnose', 'effective_size',
-           'objections', 'split_rhat', 'top_curvature', 'ENGINES', 'LLC', 'llc', 'llc_layers', 'llc_path', 'plot_path']
+           'objections', 'split_rhat', 'top_curvature', 'ENGINES', 'LLC', 'llc', 'llc_layers', 'llc_path', 'plot_path',
+           'TemperatureScan', 'temperature_scan', 'TemperatureFit', 'fit_temperature']
 
 # %% ../../nbs/69_rlct.ipynb #84516a7f
 from .chains import SAMPLERS, Chains, metropolis, minibatches, run_chains
 from .devinterp import devinterp_chains
 from .diagnostics import diagnose, effective_size, objections, split_rhat, top_curvature
 from .estimate import ENGINES, LLC, llc, llc_layers, llc_path, plot_path
+from .scan import TemperatureScan, temperature_scan
+from .temperature import TemperatureFit, fit_temperature
 
 # %% ../../nbs/69_rlct.ipynb #40ebc440
 _all_ = ['SAMPLERS', 'Chains', 'metropolis', 'minibatches', 'run_chains', 'devinterp_chains', 'diagnose', 'effective_size', 'objections',
-         'split_rhat', 'top_curvature', 'ENGINES', 'LLC', 'llc', 'llc_layers', 'llc_path', 'plot_path']
+         'split_rhat', 'top_curvature', 'ENGINES', 'LLC', 'llc', 'llc_layers', 'llc_path', 'plot_path', 'TemperatureScan', 'temperature_scan',
+         'TemperatureFit', 'fit_temperature']

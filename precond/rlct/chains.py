@@ -133,7 +133,11 @@ def _vector(who, name, value, chains, like, low, strict=True):
     v = torch.as_tensor(value, dtype=torch.float64).flatten()
     if len(v) not in (1, chains) or not torch.isfinite(v).all() or not (v>low if strict else v>=low).all():
         raise ValueError(f'{who}: {name} must be finite, {">" if strict else ">="} {low}, a number or one for each of {chains} chains, received {value}')
-    return v.expand(chains)[:, None].to(like)
+    return v.expand(chains)[:, None].to(like).clone()                # its own: a diverged chain's is changed
+
+def _started(start, chains, w0):
+    if tuple(start.shape)!=(chains, len(w0)): raise ValueError(f'run_chains: start must be {(chains, len(w0))}, received {tuple(start.shape)}')
+    return start.to(w0).clone()
 
 def _sampler(name, problem, lr, gamma, noise, friction, adapt, seed, first):
     "The stepping object of a batch of chains"
@@ -158,6 +162,7 @@ def run_chains(
     noise:float=1., seed:int=0, first:int=0, # noise level (0: drift alone); of the noise; number of the first chain
     checks=(),              # steps at which the acceptance is measured
     init_loss:float=None,   # at w0; None: computed
+    start=None,             # (c,P) weights to start from; None: w0
     xi=None,                # (c,steps,P) the normal draws, given
     stop:bool=True,         # ValueError when a chain diverges; False: mark it and go on with the others
     stacked:bool=None, bar=iter # as in batched_grad; wraps the steps
@@ -174,7 +179,7 @@ def run_chains(
         b = (nbeta*g).addcmul_(W-w0, gamma)
         return b.add_(W, alpha=weight_decay) if weight_decay else b
     draw, metro = _Noise(problem, seed, first, chains, steps, xi), _Metropolis(r, lr, chains, seed, first, box) if sampler=='mala' else None
-    W, checks, t0 = w0.repeat(chains, 1), set(checks), 0
+    W, checks, t0 = w0.repeat(chains, 1) if start is None else _started(start, chains, w0), set(checks), 0
     for t in bar(range(steps)):
         idx = None if batches is None else torch.stack([b[t] for b in batches]).to(w0.device)
         loss, g = grad(W, idx); b = force(W, g)
