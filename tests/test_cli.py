@@ -143,6 +143,8 @@ RECIPES = dict(                                                  # a run of seco
                ['params.json', 'test_errors.csv', 'mean_test_errors.csv', 'test_errors.npz', 'plot.pdf', 'model_logs/ngd_sigma2=10_run=1.npz']),
     rfreg=(['--n', '12', '--num-gammas', '2', '--n-extra', '60', '--reps', '2'], ['params.json', 'curve.csv', 'plot.pdf']),
     risk=(['--n', '12', '--num-gammas', '2', '--reps', '2'], ['params.json', 'curve.csv', 'plot.pdf']))
+RECIPES['singular'] = (['--dims', '10', '--ranks', '3', '--quartic', '', '--deep', '1', '--deep-width', '4', '--deep-depth', '2', '--deep-draws', '60', '--draws', '60', '--burn-in', '30'],
+                       ['params.json', 'singular.csv', 'singular.png', 'singular.html'])
 RECIPES['kfac-extra-variance'] = ['--width', '4', '--max-iter', '3', '--sigma2-max', '1'], ['params.json', 'results.csv', 'means.csv', 'plot.pdf']
 
 
@@ -178,6 +180,10 @@ REFUSED = [
     (['rfreg', '--gamma-2', '0'], 'gamma_2'),
     (['c-matrices', '--net_size', '20000'], 'TB of memory'),
     (['h-g', '--dataset', 'digits', '--runs', '2'], 'runs: must be 1'),
+    (['llc', '--ngd-lr', '-1'], 'ngd_lr: must be'),
+    (['singular', '--dims', '10', '--ranks', '11'], 'at most the dimension 10'),
+    (['singular', '--lr', '.1'], 'must be < 4 for SGLD to be stable'),
+    (['llc', '--nbeta-rule', 'n'], 'nbeta_rule: must be'),
     (['sweep', '--workers', '0', 'risk', '--a', '0'], 'workers')] # in one process: what differs from the other commands is only the recipe
 
 
@@ -233,3 +239,38 @@ def test_interrupted_recipe_goes_on_with_the_same_numbers(how, powers, tmp_path)
 def test_seed_decides_and_workers_do_not(powers, tmp_path):
     assert precond(*GENERALIZATION[:-1], '2', '--out', tmp_path/'two').returncode==0 and results(tmp_path/'two')==results(powers)
     assert precond(*GENERALIZATION, '--seed', '7', '--out', tmp_path/'other').returncode==0 and results(tmp_path/'other')[0]!=results(powers)[0]
+
+
+LLC = ('llc --modes swap --data digits --n-train 300 --n-test 100 --width 8 --epochs 6 --cut-off-epochs 2 --every 1 --sgd-lr .05 --ngd-lr .05 .1 '
+       '--batch-size 50 --draws 8 --hessian-n 60 --iters 8 --seeds 2').split()
+
+
+def test_llc_killed_goes_on_with_the_same_numbers(tmp_path):
+    r = precond(*LLC, '--out', tmp_path/'whole')
+    assert r.returncode==0 and 'written' in r.stdout and 'last epochs' in r.stdout, r.stderr
+    assert all((tmp_path/'whole'/f).exists() for f in ('config.json', 'paths.csv', 'summary.csv', 'llc-swap.html', 'llc-swap.png'))
+    out = tmp_path/'killed'
+    p = subprocess.Popen([sys.executable, '-m', 'precond.cli', *LLC, '--out', str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.time()+120
+    while len(list((out/'cells').glob('*.json')))<5 and p.poll() is None and time.time()<deadline: time.sleep(.01)
+    os.killpg(p.pid, signal.SIGKILL)
+    p.wait()
+    kept = {f:f.stat().st_mtime_ns for f in (out/'cells').glob('*.json')}
+    assert kept and not (out/'paths.csv').exists(), 'it finished before it was killed'
+    assert precond(*LLC, '--out', out).returncode==0
+    assert all(f.stat().st_mtime_ns==t for f,t in kept.items()), 'a finished cell was done again'
+    assert all((out/f).read_bytes()==(tmp_path/'whole'/f).read_bytes() for f in ('paths.csv', 'summary.csv', 'ends.csv'))
+
+
+def test_llc_of_a_known_problem(tmp_path):
+    r = precond('llc', '--known', 'minimally_singular', '--r', '4', '--draws', '500', '--out', tmp_path/'o.json')
+    d = json.loads((tmp_path/'o.json').read_text())
+    assert r.returncode==0 and d['rlct']==2 and abs(d['llc']-d['exact'])<5*d['stderr']+.1, (r.stdout, r.stderr)
+    assert precond('llc', '--known=quadratic', '--draws', '100').returncode==0
+
+
+@pytest.mark.parametrize('args', [[*LLC, '--llc-lr', '10'], ['llc', '--known', 'quadratic', '--lr', '10']])
+def test_llc_with_too_long_a_step_gives_chain_and_step_and_no_number(args, tmp_path):
+    r = precond(*args, cwd=tmp_path)
+    assert r.returncode==2 and not r.stdout and re.fullmatch(r'precond llc: chains must stay finite, received loss .* in chain \d+ at step \d+ .*: lower lr, now 10', r.stderr.strip()), r.stderr
+    assert not list(tmp_path.rglob('*.csv'))

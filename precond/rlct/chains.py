@@ -6,7 +6,6 @@
 __all__ = ['SAMPLERS', 'minibatches', 'Chains', 'metropolis', 'run_chains']
 
 # %% ../../nbs/65_rlct.chains.ipynb #36fa3693
-import math
 from dataclasses import dataclass
 
 import torch

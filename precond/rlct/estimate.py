@@ -50,16 +50,18 @@ class LLC:
         "n times the mean loss of the draws; Watanabe's WBIC where nbeta = n/ln n"
         return self.settings['n']*float(self.loss_trace.mean())
     def interval(self, level:float=.95)->tuple: # (low, high)
-        "Student's t interval over chains, widened downwards by the heat of the step"
+        "Student's t interval over chains, widened to the heat of the step"
         t = stats.t.ppf((1+level)/2, len(self.per_chain)-1)*self.stderr
-        return self.mean-max(self.diagnostics['heat'], 0.)-t, self.mean+t
+        heat = self.diagnostics['heat']
+        return self.mean-max(heat, 0.)-t, self.mean-min(heat, 0.)+t
     def moving_average(self)->np.ndarray: # (chains, draws)
         "Running estimate of every chain; the last column is `per_chain`"
         lam = self.nbeta*(self.loss_trace-self.init_loss)
         return lam.cumsum(1)/np.arange(1, lam.shape[1]+1)
     def __repr__(self):
         (c, d), s = self.loss_trace.shape, self.settings
-        return (f'LLC {self.mean:.4g} ± {self.stderr:.2g} at nbeta={self.nbeta:.4g} ({c} chains x {d} draws, {s["engine"]} {s["sampler"]}): '
+        return (f'LLC {self.mean:.4g} ± {self.stderr:.2g} at nbeta={self.nbeta:.4g} ({c} chains x {d} draws, {s["engine"]} {s["sampler"]}'
+                + (', extrapolated to step 0): ' if 'extrapolated' in s else '): ')
                 + ('trusted' if self.trusted else 'NOT trusted: '+'; '.join(self.reasons)))
     def plot(self, ax=None):
         "Running LLC of every chain, their mean, and the estimate"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..core import Problem, derive_seed, progress
 from .chains import run_chains
@@ -71,6 +72,7 @@ def _steps(problem, nbeta, gamma, safety, friction, steps, seed, L0, members=4):
             bad = ~(warm<2*problem.P+10).reshape(T, members).all(1)            # at rest it is P at most
             if not bad.any(): break
             lr = np.where(bad, lr/4, lr)
+            if W is not None: W[torch.as_tensor(own(bad), device=W.device)] = problem.weights   # from the start again
         else: raise ValueError(f'temperature_scan: pilot chains must stay finite, received divergence at nbeta {nbeta[bad].tolist()} '
                                f'with steps down to {lr.min():.2g}')
         W = c.weights
