@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESOLVERS', 'allows', 'knob', 'Method', 'register', 'names', 'make', 'describe', 'catalog', 'Choice', 'choices',
-           'pack', 'unpack', 'TorchOptimizer', 'hessian_product', 'torch_optimizer', 'record_layers',
-           'layer_parameters', 'slices']
+           'pack', 'unpack', 'TorchOptimizer', 'hessian_product', 'torch_optimizer', 'record_layers', 'watch_layers',
+           'gives', 'layer_parameters', 'slices']
 
 # %% ../../nbs/40_optim.base.ipynb #0a707864
 import ast, copy, difflib, fnmatch, json, math, re
@@ -67,6 +67,7 @@ class Method:
     stochastic = False      # `step` draws from `generator`
     needs_labels = False    # ... and that Problem must have labels
     needs_loss = False      # ... and its loss is looked at
+    by_parts = False        # `step` takes single parameters too, and inplace=
     wraps = False           # `wrap(net, state, problem, idx)` is a context for the loop's own pass, after which `step` gets wrapped=True
     needs_gradient = False  # `step` wants gradient(w, graph=False) -> (loss, g, hvp or None)
     needs_hvp = False       # `step` wants hvp(z) -> Hessian times z
@@ -78,29 +79,64 @@ class Method:
             _check_knob(self.name, f, v)
             if isinstance(v, float) and str(f.metadata['rule']).startswith('an integer'): object.__setattr__(self, f.name, int(v))
 
-    @property
-    def hyper(self): return {f.name:getattr(self, f.name) for f in fields(self)}
-    def __repr__(self):
-        show = lambda v: str(v) if v is None or isinstance(v, (int, float, str, tuple)) else type(v).__name__
-        return f"{self.name}({', '.join(f'{k}={show(v)}' for k,v in self.hyper.items())})"
-
     def init(self, w, problem=None)->dict:
         "State before the first step"
         return {}
     def step(self, w, g, state, problem=None, lr=None, generator=None)->tuple:
         "New weights and new state"
         raise NotImplementedError(f'optim {self.name}: step')
-    watch = None            # `watch(model)` gives () -> what `step` takes as signals= from passes that are made anyway
-    def due(self, state)->bool:
-        "Whether the coming step looks at its problem"
-        return True
     def torch(self, model, **kwargs):
         "The method as a torch optimizer on a model"
         return TorchOptimizer(self, model, **kwargs)
-    def _lr(self, lr): return self.lr if lr is None else lr
-    def _problem(self, problem):
-        if problem is None: raise ValueError(f'optim {self.name}: needs the minibatch as a Problem, received none')
-        return problem
+    watch = None            # `watch(model)` gives () -> what `step` takes as signals= from passes that are made anyway
+
+# %% ../../nbs/40_optim.base.ipynb #ff895606
+@patch(as_prop=True)
+def hyper(self:Method): return {f.name:getattr(self, f.name) for f in fields(self)}
+
+@patch
+def __repr__(self:Method):
+    show = lambda v: str(v) if v is None or isinstance(v, (int, float, str, tuple)) else type(v).__name__
+    return f"{self.name}({', '.join(f'{k}={show(v)}' for k,v in self.hyper.items())})"
+
+@patch
+def due(self:Method, state)->bool:
+    "Whether the coming step looks at its problem"
+    return True
+
+@patch
+def _lr(self:Method, lr): return self.lr if lr is None else lr
+
+@patch
+def _problem(self:Method, problem):
+    if problem is None: raise ValueError(f'optim {self.name}: needs the minibatch as a Problem, received none')
+    return problem
+
+# %% ../../nbs/40_optim.base.ipynb #a81fd5bc
+@patch
+def parts(self:Method,
+    state:dict,  # from `init`
+    shapes       # of the parameters
+)->list:         # of dicts whose tensors are parts of the state's own
+    "The state of each parameter by itself"
+    P, ends = sum(s.numel() for s in shapes), np.cumsum([s.numel() for s in shapes]).tolist()
+    cut = lambda v, s, e: v[e-s.numel():e].view(s) if torch.is_tensor(v) and v.shape==(P,) else v
+    return [{k:cut(v, s, e) for k,v in state.items()} for s,e in zip(shapes, ends, strict=True)]
+
+@patch
+def joined(self:Method, state, part)->dict:
+    "The state with the numbers of a part that has been stepped"
+    return state|{k:v for k,v in part.items() if not isinstance(v, (dict, torch.Tensor))}
+
+@patch
+def step_parts(self:Method,
+    ws, gs, states, # lists: parameters, their gradients, their parts of the state
+    hyper,          # of each: (method, learning rate)
+    gradient=None,  # ws -> gs there
+    **hint          # signals=
+)->dict:            # the first one's new state
+    "Parameters stepped one by one, in place"
+    return [m.step(w, g, s, lr=lr, inplace=True, **hint)[1] for w,g,s,(m,lr) in zip(ws, gs, states, hyper, strict=True)][0]
 
 # %% ../../nbs/40_optim.base.ipynb #f89f4945
 _ORIGINS = 'precond', 'torch', 'pytorch_optimizer'
@@ -258,7 +294,8 @@ class TorchOptimizer(torch.optim.Optimizer):
         if torch.is_tensor(usual.get('weight_decay')):
             raise ValueError(f"optim {method.name}: weight_decay must be a number here, with groups= for others, received a tensor")
         super().__init__(_split(method.name, dict(named), groups or [], usual), usual)
-        self._variants = {}                                      # weight decays of the groups -> method
+        self._variants = {}                                      # weight decays -> method
+        self._by_parts, self._parts = method.by_parts and all(p.is_contiguous() for p in self.params), (None, [])
         self._signals = method.watch(model) if method.watch else None
         if method.needs_problem or method.needs_layout or method.needs_hvp:
             model.register_forward_pre_hook(self._seen, with_kwargs=True)
@@ -267,6 +304,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         if hasattr(self, '_variants'): raise ValueError(f'optim {self.method.name}: parameter groups are given at the start, as groups=, received another')
         super().add_param_group(group)
 
+# %% ../../nbs/40_optim.base.ipynb #19be98c0
 def _split(who, named, groups, usual):
     "Parameter groups for torch: the rest first, then those asked for"
     out, left = [], dict(named)
@@ -312,6 +350,12 @@ def _start(self:TorchOptimizer, w, problem):
 
 # %% ../../nbs/40_optim.base.ipynb #9741dd11
 @patch
+def _variant(self:TorchOptimizer, decays, value):
+    "The method with these weight decays, made once"
+    if decays not in self._variants: self._variants[decays] = make(self.method, weight_decay=value)
+    return self._variants[decays]
+
+@patch
 def _settings(self:TorchOptimizer):
     "The method with this step's weight decay, and the learning rate: numbers, or (P,) where groups differ"
     def one(key):
@@ -319,13 +363,20 @@ def _settings(self:TorchOptimizer):
         if len(set(values))==1: return values[0]
         where = {id(p):v for g,v in zip(self.param_groups, values, strict=True) for p in g['params']}
         return torch.cat([p.detach().new_full((n,), where[id(p)]) for p,n in zip(self.params, self.sizes, strict=True)])
-    method = self.method
-    if 'weight_decay' in self.param_groups[0]:
-        key = tuple(float(g['weight_decay']) for g in self.param_groups)
-        if key not in self._variants: self._variants[key] = make(method, weight_decay=one('weight_decay'))
-        method = self._variants[key]
-    return method, one('lr')
+    if 'weight_decay' not in self.param_groups[0]: return self.method, one('lr')
+    return self._variant(tuple(float(g['weight_decay']) for g in self.param_groups), one('weight_decay')), one('lr')
 
+@patch
+def _hyper(self:TorchOptimizer):
+    "(method, learning rate) of every parameter"
+    pairs = {}
+    for g in self.param_groups:
+        wd = float(g['weight_decay']) if 'weight_decay' in g else None
+        pair = self.method if wd is None else self._variant((wd,), wd), float(g['lr'])
+        pairs |= {id(p):pair for p in g['params']}
+    return [pairs[id(p)] for p in self.params]
+
+# %% ../../nbs/40_optim.base.ipynb #658c6ee4
 @patch
 def _flat(self:TorchOptimizer, grads=False):
     "Weights or gradients (P,), detached"
@@ -379,55 +430,89 @@ def _rng(self:TorchOptimizer):
     return [torch.get_rng_state()]+([torch.cuda.get_rng_state(p.device)] if p.is_cuda else [])
 
 @patch
-def _gradient(self:TorchOptimizer, closure, rng, batch=None):
-    "gradient(w, graph) by calling the closure again: same random numbers, running statistics left alone"
+def _visitor(self:TorchOptimizer, closure, rng):
+    "visit(parameters) calls the closure again there: same random numbers, running statistics left alone"
     cuda = [self.params[0].device][:len(rng)-1]
     drew = any(not torch.equal(a, b) for a,b in zip(rng, self._rng(), strict=True))     # the step's first pass, since `rng`
-    def gradient(w, graph=False):
+    def visit(parts):
         kept = [b.clone() for b in self.model.buffers()]
-        self._lend(w.split(self.sizes))
+        self._lend(parts)
         with torch.random.fork_rng(cuda) if drew else nullcontext(), torch.enable_grad():
             if drew: torch.set_rng_state(rng[0])
             if drew and cuda: torch.cuda.set_rng_state(rng[1], cuda[0])
             loss = closure()
         if kept:
             for b,c in zip(self.model.buffers(), kept, strict=True): b.data.copy_(c)
-        hvp = self._hvp(w, batch) if graph else None
-        return loss.detach(), self._flat(grads=True), hvp
-    return gradient
+        return loss.detach()
+    return visit
 
+# %% ../../nbs/40_optim.base.ipynb #f5cb214a
+@patch
+def _step_flat(self:TorchOptimizer, lost, batch, visit):
+    "A step on the flat weights, scattered afterwards"
+    w, g = self._flat(), self._flat(grads=True)
+    (method, lr), services = self._settings(), {}
+    def gradient(u, graph=False):
+        loss = visit(u.split(self.sizes))
+        return loss, self._flat(grads=True), self._hvp(u, batch) if graph else None
+    if method.needs_hvp: services['hvp'] = self._hvp(w, batch)
+    if visit: services['gradient'] = gradient
+    if self._signals: services['signals'] = self._signals()
+    due = self.method.needs_problem and (self._state is None or self.method.due(self._state))
+    problem = self._problem(w, batch) if due else None
+    state = self._start(w, problem) if self._state is None else self._state
+    gen = generator(derive_seed(self.seed, 'step', self.steps), w.device) if method.stochastic else None
+    v, new = method.step(w, g, state, problem=problem, lr=lr, generator=gen, **services)
+    if any(lost):
+        keep = torch.cat([torch.full((n,), l, device=w.device) for n,l in zip(self.sizes, lost, strict=True)])
+        v, new = torch.where(keep, w, v), _masked(keep, state, new)
+    self._state = new
+    return v
+
+# %% ../../nbs/40_optim.base.ipynb #c3173bcc
+@patch
+@torch.no_grad()
+def _step_parts(self:TorchOptimizer, lost, visit):
+    "A step on every parameter that has a gradient, where it lies"
+    if self._state is None: self._state = self._start(self._flat(), None)
+    if self._parts[0] is not self._state:
+        self._parts = self._state, self.method.parts(self._state, [p.shape for p in self.params])
+    parts = self._parts[1]
+    live, home, services = [i for i,l in enumerate(lost) if not l], [p.detach() for p in self.params], {}
+    here = lambda rows: [rows[i] for i in live]
+    grads = lambda: [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in here(self.params)]
+    def gradient(us):
+        us = dict(zip(live, us, strict=True))
+        visit([us.get(i, w) for i,w in enumerate(home)])
+        return grads()
+    if visit: services['gradient'] = gradient
+    if self._signals: services['signals'] = self._signals()
+    new = self.method.step_parts(here(home), grads(), here(parts), here(self._hyper()), **services)
+    self._state = self.method.joined(self._state, new)
+    self._parts = self._state, [self.method.joined(s, new) for s in parts]
+
+# %% ../../nbs/40_optim.base.ipynb #18a2d723
 @patch
 def step(self:TorchOptimizer,
     closure=None, # clears gradients, computes the loss, calls backward and returns it
     batch=None    # (x, y), for methods that need labels
 ):
     "One step from the gradients in `.grad`"
-    if self.method.needs_gradient and closure is None:
-        raise ValueError(f'optim {self.method.name}: needs gradients at other weights, call step(closure), received no closure')
-    rng = self._rng() if self.method.needs_gradient else None
+    m = self.method
+    if m.needs_gradient and closure is None:
+        raise ValueError(f'optim {m.name}: needs gradients at other weights, call step(closure), received no closure')
+    rng = self._rng() if m.needs_gradient else None
     with torch.enable_grad(): loss = None if closure is None else closure()
     lost = [p.grad is None for p in self.params]
     if all(lost): return loss
-    w, g = self._flat(), self._flat(grads=True)
-    (method, lr), services = self._settings(), {}
-    if method.needs_hvp: services['hvp'] = self._hvp(w, batch)
-    if method.needs_gradient: services['gradient'] = self._gradient(closure, rng, batch)
-    if self._signals: services['signals'] = self._signals()
-    due = self.method.needs_problem and (self._state is None or self.method.due(self._state))
-    problem = self._problem(w, batch) if due else None
-    state = self._start(w, problem) if self._state is None else self._state
-    gen = generator(derive_seed(self.seed, 'step', self.steps), w.device) if method.stochastic else None
-    home = [p.data for p in self.params]
-    try: v, new = method.step(w, g, state, problem=problem, lr=lr, generator=gen, **services)
+    visit, home = self._visitor(closure, rng) if m.needs_gradient else None, [p.data for p in self.params]
+    try: v = self._step_parts(lost, visit) if self._by_parts else self._step_flat(lost, batch, visit)
     finally:
-        if method.needs_gradient: self._lend(home)
-    if any(lost):
-        keep = torch.cat([torch.full((n,), l, device=w.device) for n,l in zip(self.sizes, lost, strict=True)])
-        v, new = torch.where(keep, w, v), _masked(keep, state, new)
-    self._set(v)
-    if method.needs_hvp or method.needs_gradient:
+        if visit: self._lend(home)
+    if v is not None: self._set(v)
+    if m.needs_hvp or visit:
         for p in self.params: p.grad = None if p.grad is None else p.grad.detach()       # lets the graph go
-    self._state, self.steps = new, self.steps+1
+    self.steps += 1
     return loss
 
 # %% ../../nbs/40_optim.base.ipynb #b9bb798b
@@ -494,6 +579,43 @@ def record_layers(
     finally:
         for h in hooks: h.remove()
     return f, seen
+
+# %% ../../nbs/40_optim.base.ipynb #d0b3e73e
+class _Watch:
+    "Forward hook on the layers of a model: keeps what entered and what came back in training passes"
+    def __init__(self, deaf=False): self.seen, self.deaf = {}, deaf
+    def __deepcopy__(self, memo): return _Watch(deaf=True)                             # copies of the model record nothing
+    def __call__(self, m, args, kwargs, z):
+        if self.deaf or not m.training or not z.requires_grad: return
+        calls = self.seen.setdefault(m, [])
+        if len(calls)>1: return                                                        # used twice already: of no use
+        row = [next(iter((*args, *kwargs.values()))).detach(), None]
+        calls.append(row)
+        z.register_hook(lambda d: row.__setitem__(1, d.detach()))
+    def take(self, layers):
+        "{layer: (inputs, gradient in the outputs)} since the last time; a layer not called exactly once is left out"
+        seen, self.seen = self.seen, {}
+        return {k:tuple(seen[m][0]) for k,m in layers if len(seen.get(m, ()))==1 and seen[m][0][1] is not None}
+
+# %% ../../nbs/40_optim.base.ipynb #9c584f07
+def watch_layers(
+    model:nn.Module, # whose training passes make the gradients
+    layers           # [(name, module)]
+):                   # () -> {name: (inputs, gradient in the outputs)} of the pass since the last call
+    "Record what enters some layers and what comes back in training passes; a layer not called exactly once is left out"
+    tape = _Watch()
+    for _,m in layers: m.register_forward_hook(tape, with_kwargs=True)
+    return lambda: tape.take(layers)
+
+def gives(
+    a, delta,  # (n,in), (n,out)
+    D,         # (out,in)
+    bias=None  # (out,)
+)->bool:
+    "Whether delta' a is D, and the sum of delta the bias's gradient, to rounding"
+    u = 1.-2.*(torch.arange(a.shape[1], device=D.device)*2654435761//2**15%2).to(D.dtype)       # scrambled signs
+    Du, au = (D@u, a@u) if bias is None else (D@u+bias, a@u+1)
+    return bool((Du-delta.T@au).norm() <= 8*torch.finfo(D.dtype).eps*delta.norm()*a.norm())
 
 # %% ../../nbs/40_optim.base.ipynb #68386c58
 def layer_parameters(

@@ -9,6 +9,7 @@ __all__ = ['plain_conv', 'layer_rows', 'input_covariance', 'covariance_power', '
 # %% ../../nbs/42_optim.covariance.ipynb #b96c83d8
 import copy, fnmatch
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..core import Problem
-from .base import Method, knob, layer_parameters, record_layers, register, slices
-from .first_order import decayed, descend, shrunk, stepped
+from .base import Method, gives, knob, layer_parameters, record_layers, register, slices, watch_layers
+from .first_order import decayed, descend, shrunk
 
 # %% ../../nbs/42_optim.covariance.ipynb #1812428a
 def plain_conv(
@@ -135,11 +136,10 @@ def preconditioned(
 
 # %% ../../nbs/42_optim.covariance.ipynb #0d428645
 def pick_layers(
-    problem:Problem,
-    patterns=None # a glob or several on layer names; None: the first weight-bearing layer
-)->list:          # [(layer, module)]
-    "The weight-bearing layers that match"
-    rows = problem.layers()
+    rows:list,    # (layer, module) of the weight-bearing layers
+    patterns=None # a glob or several on layer names; None: the first
+)->list:
+    "The layers that match"
     if patterns is None: return rows[:1]
     globs = [patterns] if isinstance(patterns, str) else list(patterns)
     if lost := [g for g in globs if not any(fnmatch.fnmatchcase(k, g) for k,_ in rows)]:
@@ -165,6 +165,7 @@ class CovariancePower(Method):
     decoupled:bool      = knob(False, 'True or False', 'weights shrink by lr times weight_decay instead')
     route:str           = knob('auto', ('auto', 'gradient', 'inputs'), 'what meets P, where the loop lets it choose')
     needs_layout = True
+    by_parts = property(lambda self: not self.running)
     def __post_init__(self):
         super().__post_init__()
         given, globs = self.covariance, [self.layers] if isinstance(self.layers, str) else self.layers
@@ -194,11 +195,19 @@ def wraps(self:CovariancePower):
     "Whether a loop may take the gradient inside `wrap`"
     decay = torch.is_tensor(self.weight_decay) or self.weight_decay>0
     return self.route!='gradient' and (self.decoupled or not decay)
+@patch(as_prop=True)
+def watch(self:CovariancePower):
+    "Records the rows of the layers' gradients, where they may be used"
+    return partial(_watched, self.layers) if self.wraps else None
+
+def _watched(patterns, model):
+    rows = [(k, m) for k,m in model.named_modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
+    return watch_layers(model, [(k, m) for k,m in pick_layers(rows, patterns) if plain_linear(m)])
 
 # %% ../../nbs/42_optim.covariance.ipynb #b4f6c4a4
 def _matrices(self, problem):
     "Layer name -> covariance (in, in); None where it runs"
-    rows, given = pick_layers(problem, self.layers), self.covariance
+    rows, given = pick_layers(problem.layers(), self.layers), self.covariance
     if not rows: raise ValueError('optim cov: model must have a Linear or convolutional layer, received none')
     if given is None: return {k:input_covariance(problem, k, self.center) for k,_ in rows}
     if self.running: return {k:None for k,_ in rows}
@@ -228,7 +237,17 @@ def init(self:CovariancePower, w, problem=None):
             raise ValueError(f'optim cov: covariance of layer {k!r} must be ({d},{d}), received {tuple(S.shape)}')
         else: s['P'] = covariance_power(S, self.p, self.eps, self.normalize)
         layers[k] = s
-    return dict(t=0, layers=layers)
+    return dict(t=0, layers=layers)|(dict(buf=torch.zeros_like(w)) if self.momentum else {})
+
+@patch
+def parts(self:CovariancePower, state, shapes)->list:
+    "The state of each parameter by itself: a layer belongs to its weight"
+    out, start = Method.parts(self, state, shapes), 0
+    for s,shape in zip(out, shapes, strict=True):
+        stop = start+shape.numel()
+        s['layers'] = {k:l|dict(start=0, stop=l['stop']-start) for k,l in state['layers'].items() if start<=l['start']<stop}
+        start = stop
+    return out
 
 # %% ../../nbs/42_optim.covariance.ipynb #aee178df
 def _follow(self, state, problem):
@@ -251,24 +270,42 @@ def _follow(self, state, problem):
     return state|dict(t=t+1, layers=layers)
 
 # %% ../../nbs/42_optim.covariance.ipynb #f86e4cd8
+def _product(s, g, signal, inputs):
+    "(L, R) with L R = G P', in the cheaper order where the rows of G are known: delta' (a P')"
+    G, PT = g[s['start']:s['stop']].view(-1, s['d']), s['P'].T
+    (o, i), (a, delta) = G.shape, signal or (None, None)
+    few = signal and a.ndim==2 and not G.is_cuda and (inputs or len(a)*(o+i)<.8*o*i)       # a GPU would wait for the test
+    return (delta.T, a@PT) if few and gives(a, delta, G) else (G, PT)
+
+def _others(rows, n):
+    "The slices of range(n) between some slices"
+    ends = [0, *(e for r in sorted(rows, key=lambda r: r.start) for e in (r.start, r.stop)), n]
+    return [slice(a, b) for a,b in zip(ends[::2], ends[1::2], strict=True) if a<b]
+
+# %% ../../nbs/42_optim.covariance.ipynb #de659306
 @patch
 def step(self:CovariancePower, w, g, state, problem=None, lr=None, generator=None,
-    wrapped=False # g was taken inside `wrap`
+    wrapped=False, # g was taken inside `wrap`
+    signals=None,  # what `watch` gave
+    inplace=False  # overwrite w and the state
 ):
     lr, done = self._lr(lr), {k for k,s in state['layers'].items() if wrapped and s['fast'] and 'P' in s}
-    late = self.running and state['t']>0
+    late, signals = self.running and state['t']>0, signals or {}
     if self.running and not late: state = _follow(self, state, self._problem(problem))
-    if self.decoupled: w = shrunk(w, lr, self.weight_decay)
+    if self.decoupled: w = shrunk(w, lr, self.weight_decay, inplace)
     else: g = decayed(g, w, self.weight_decay)
-    todo = [(slice(s['start'], s['stop']), (-1, s['d']), s['P'].T) for k,s in state['layers'].items() if k not in done]
+    flat, inputs = g.reshape(-1), self.route=='inputs'
+    todo = [(slice(s['start'], s['stop']), _product(s, flat, signals.get(k), inputs))
+            for k,s in state['layers'].items() if k not in done]
     if late: state = _follow(self, state, self._problem(problem))
     if todo and not self.momentum and not torch.is_tensor(lr):                   # the product is made where it is subtracted
-        v = stepped(w, g, lr)
-        for rows,wide,PT in todo: torch.addmm(w[rows].view(wide), g[rows].view(wide), PT, alpha=-lr, out=v[rows].view(wide))
+        v = w if inplace else w.clone()
+        for rows in _others([r for r,_ in todo], len(flat)): v.view(-1)[rows].add_(flat[rows], alpha=-lr)
+        for rows,(L,R) in todo: v.view(-1)[rows].view(len(L), -1).addmm_(L, R, alpha=-lr)
         return v, state
-    d = g.clone() if todo else g
-    for rows,wide,PT in todo: torch.mm(g[rows].view(wide), PT, out=d[rows].view(wide))
-    return descend(w, d, state, lr, self.momentum)
+    d = flat.clone() if todo else flat
+    for rows,(L,R) in todo: torch.mm(L, R, out=d[rows].view(len(L), -1))
+    return descend(w, d.view_as(w), state, lr, self.momentum, inplace=inplace)
 
 # %% ../../nbs/42_optim.covariance.ipynb #db269fa7
 _READY = WeakIdKeyDictionary()          # P -> (x, x P' or None): lives as long as the P of a run's state

@@ -12,11 +12,13 @@ from .base import Method, knob, register
 
 # %% ../../nbs/41_optim.first_order.ipynb #b87d8312
 def stepped(
-    w, d, # (P,) weights and direction of descent
-    lr    # a number or (P,)
+    w, d,         # (P,) weights and direction of descent
+    lr,           # a number or (P,)
+    inplace=False # overwrite w
 ):
     "w - lr d"
-    return torch.addcmul(w, d, lr, value=-1) if torch.is_tensor(lr) else torch.add(w, d, alpha=-lr)
+    out = w if inplace else None
+    return torch.addcmul(w, d, lr, value=-1, out=out) if torch.is_tensor(lr) else torch.add(w, d, alpha=-lr, out=out)
 
 def descend(
     w,               # (P,)
@@ -24,23 +26,24 @@ def descend(
     state:dict,      # holds 'buf' (P,) after the first step with momentum
     lr,              # a number or (P,)
     momentum:float=0.,
-    nesterov:bool=False
+    nesterov:bool=False,
+    inplace:bool=False # overwrite w and 'buf'
 )->tuple:            # new w, new state
     "One step of (Nesterov) momentum along `-d`"
-    if not momentum: return stepped(w, d, lr), state
-    buf = torch.add(d, state['buf'], alpha=momentum) if 'buf' in state else d.clone()
+    if not momentum: return stepped(w, d, lr, inplace), state
+    buf = torch.add(d, state['buf'], alpha=momentum, out=state['buf'] if inplace else None) if 'buf' in state else d.clone()
     d = torch.add(d, buf, alpha=momentum) if nesterov else buf
-    return stepped(w, d, lr), state|dict(buf=buf)
+    return stepped(w, d, lr, inplace), state|dict(buf=buf)
 
 def decayed(g, w, weight_decay):
     "Gradient with coupled weight decay, a number or (P,)"
     if torch.is_tensor(weight_decay): return torch.addcmul(g, w, weight_decay)
     return torch.add(g, w, alpha=weight_decay) if weight_decay else g
 
-def shrunk(w, lr, weight_decay):
+def shrunk(w, lr, weight_decay, inplace=False):
     "Weights after decoupled weight decay: w (1 - lr weight_decay); numbers or (P,)"
     none = not torch.is_tensor(weight_decay) and not weight_decay
-    return w if none else w*(1-lr*weight_decay)
+    return w if none else torch.mul(w, 1-lr*weight_decay, out=w if inplace else None)
 
 # %% ../../nbs/41_optim.first_order.ipynb #50f096b1
 @register('sgd')
@@ -48,16 +51,18 @@ class SGD(Method):
     "Gradient descent: w - lr g"
     lr:float           = knob(.1, '> 0', 'learning rate')
     weight_decay:float = knob(0., '>= 0 or (P,)', 'coupled (L2): added to the gradient times w')
-    def step(self, w, g, state, problem=None, lr=None, generator=None):
-        return descend(w, decayed(g, w, self.weight_decay), state, self._lr(lr))
+    by_parts = True
+    def step(self, w, g, state, problem=None, lr=None, generator=None, inplace=False):
+        return descend(w, decayed(g, w, self.weight_decay), state, self._lr(lr), inplace=inplace)
 
 @register('momentum')
 class Momentum(SGD):
     "Gradient descent with heavy-ball momentum, torch's form"
     momentum:float     = knob(.9, 'in [0, 1)', 'share of the last direction that is kept')
     nesterov = False
-    def step(self, w, g, state, problem=None, lr=None, generator=None):
-        return descend(w, decayed(g, w, self.weight_decay), state, self._lr(lr), self.momentum, self.nesterov)
+    def init(self, w, problem=None): return dict(buf=torch.zeros_like(w)) if self.momentum else {}
+    def step(self, w, g, state, problem=None, lr=None, generator=None, inplace=False):
+        return descend(w, decayed(g, w, self.weight_decay), state, self._lr(lr), self.momentum, self.nesterov, inplace)
 
 @register('nesterov')
 class Nesterov(Momentum):
@@ -73,19 +78,19 @@ class Adam(Method):
     beta2:float        = knob(.999, 'in [0, 1)', 'decay of the running mean square')
     eps:float          = knob(1e-8, '>= 0', 'added to the root')
     weight_decay:float = knob(0., '>= 0 or (P,)', 'coupled (L2) in adam, decoupled in adamw')
-    decoupled = False
+    decoupled, by_parts = False, True
 
     def init(self, w, problem=None): return dict(t=0, m=torch.zeros_like(w), v=torch.zeros_like(w))
-    def step(self, w, g, state, problem=None, lr=None, generator=None):
-        lr, t = self._lr(lr), state['t']+1
-        if self.decoupled: w = shrunk(w, lr, self.weight_decay)
+    def step(self, w, g, state, problem=None, lr=None, generator=None, inplace=False):
+        lr, t, into = self._lr(lr), state['t']+1, (lambda old: old) if inplace else (lambda old: None)
+        if self.decoupled: w = shrunk(w, lr, self.weight_decay, inplace)
         else: g = decayed(g, w, self.weight_decay)
-        m = torch.lerp(state['m'], g, 1-self.beta1)
-        v = (state['v']*self.beta2).addcmul_(g, g, value=1-self.beta2)                  # in place on what is new: the state stays
+        m = torch.lerp(state['m'], g, 1-self.beta1, out=into(state['m']))
+        v = torch.mul(state['v'], self.beta2, out=into(state['v'])).addcmul_(g, g, value=1-self.beta2)
         root = v.sqrt().div_((1-self.beta2**t)**.5).add_(self.eps)
         rate = lr/(1-self.beta1**t)
-        w = torch.addcdiv(w, rate*m, root, value=-1) if torch.is_tensor(lr) else torch.addcdiv(w, m, root, value=-rate)
-        return w, dict(t=t, m=m, v=v)
+        mean, rate = (rate*m, 1.) if torch.is_tensor(lr) else (m, rate)
+        return torch.addcdiv(w, mean, root, value=-rate, out=into(w)), dict(t=t, m=m, v=v)
 
 @register('adamw')
 class AdamW(Adam):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..core import Problem
-from .base import Method, knob, layer_parameters, record_layers, register, slices
+from .base import Method, gives, knob, layer_parameters, record_layers, register, slices, watch_layers
 from .covariance import layer_rows, plain_conv
 from .first_order import decayed, descend, shrunk
 from .natural import output_factor
@@ -72,7 +72,7 @@ def layer_signals(
 )->tuple:                          # S (n,C,R), {layer: (a (n,T,in), delta (R,n,T,out))}
     "What enters each layer (with a 1 for its bias) and what comes back"
     f, seen = _rows(problem, layers, who)
-    S = output_factor(problem, f, kind, generator)
+    S = output_factor(problem, f, kind, generator, f'optim {who}')
     return S, _pulled(f, seen, layers, S.permute(2, 0, 1).reshape(S.shape[2], *f.shape))
 
 # %% ../../nbs/44_optim.kronecker.ipynb #1c45f77e
@@ -113,29 +113,11 @@ def kfac_factors(
     return _factors(layer_signals(problem, kfac_layers(problem), kind, generator)[1])
 
 # %% ../../nbs/44_optim.kronecker.ipynb #ee9e3d50
-class _Watch:
-    "Forward hook on the layers of a model: keeps what entered and what came back in training passes"
-    def __init__(self, deaf=False): self.seen, self.deaf = {}, deaf
-    def __deepcopy__(self, memo): return _Watch(deaf=True)                             # copies of the model record nothing
-    def __call__(self, m, args, kwargs, z):
-        if self.deaf or not m.training or not z.requires_grad: return
-        calls = self.seen.setdefault(m, [])
-        if len(calls)>1: return                                                        # used twice already: of no use
-        row = [next(iter((*args, *kwargs.values()))).detach(), None]
-        calls.append(row)
-        z.register_hook(lambda d: row.__setitem__(1, d.detach()))
-    def take(self, layers):
-        "{layer: (inputs, gradient in the outputs)} since the last time; a layer not called exactly once is left out"
-        seen, self.seen = self.seen, {}
-        return {k:tuple(seen[m][0]) for k,m in layers if len(seen.get(m, ()))==1 and seen[m][0][1] is not None}
-
 def watch(
     model:nn.Module # whose training passes make the gradients
 ):                  # () -> signals for `step`
     "Record what `kfac_direction` can use from the forward and backward passes that are made anyway"
-    tape, layers = _Watch(), [(k, m) for k,m in model.named_modules() if isinstance(m, nn.Linear)]
-    for _,m in layers: m.register_forward_hook(tape, with_kwargs=True)
-    return lambda: tape.take(layers)
+    return watch_layers(model, [(k, m) for k,m in model.named_modules() if isinstance(m, nn.Linear)])
 
 # %% ../../nbs/44_optim.kronecker.ipynb #96145622
 @dataclass(frozen=True, eq=False, repr=False)
@@ -242,15 +224,25 @@ def _matrix(g, s):
     D = g[i:j].view(o, -1)
     return D if b is None else torch.cat([D, g[b:b+o, None]], 1)
 
-def _few_rows(s, D, signal):
-    "Rows (a (r,in), delta (r,out)) with delta^T a = D, where they are few enough to be worth it; else None"
-    if signal is None or D.is_cuda or signal[0].ndim!=2: return None                   # a GPU would wait for the test
-    (o, i), (a, d) = D.shape, signal
-    if len(a)*(o*o+i*i+o*i) > .8*o*i*(o+i): return None
-    if s['at'][2] is not None: a = torch.cat([a, torch.ones_like(a[:, :1])], 1)
-    u = 1.-2.*(torch.arange(i, device=D.device)*2654435761//2**15%2).to(D.dtype)       # scrambled signs
-    off = (D@u-d.T@(a@u)).norm()
-    return (a, d) if off <= 8*torch.finfo(D.dtype).eps*d.norm()*a.norm() else None
+def _few_rows(s, g, signal):
+    "Rows (a (r,in), delta (r,out)) of the layer's gradient, where they are few enough to be worth it; else None"
+    if signal is None or g.is_cuda or signal[0].ndim!=2: return None                   # a GPU would wait for the test
+    (a, d), (i, j, b), o = signal, s['at'], len(s['G'])
+    W, m = g[i:j].view(o, -1), (j-i)//o+(b is not None)
+    if len(a)*(o*o+m*m+o*m) > .8*o*m*(o+m): return None
+    return (a, d) if gives(a, d, W, None if b is None else g[b:b+o]) else None
+
+def _turned(s, g, signal, L, R):
+    "Two factors of L' D R, with D the layer's gradient and its bias as the last column"
+    if not (rows := _few_rows(s, g, signal)): return L.T@_matrix(g, s), R
+    a, d = rows
+    return (d@L).T, a@R if s['at'][2] is None else torch.addmm(R[-1], a, R[:-1])
+
+def _put(v, s, M, N):
+    "M N into the layer's part of a flat vector"
+    i, j, b = s['at']
+    torch.mm(M, N if b is None else N[:, :-1], out=v[i:j].view(len(M), -1))
+    if b is not None: torch.mv(M, N[:, -1], out=v[b:b+len(M)])
 
 # %% ../../nbs/44_optim.kronecker.ipynb #da6ee4bc
 def kfac_direction(
@@ -261,18 +253,15 @@ def kfac_direction(
     "The preconditioned gradient"
     v = torch.empty_like(g)
     for k,s in layers.items():
-        D, (i, j, b) = _matrix(g, s), s['at']
-        rows, inverse = _few_rows(s, D, (signals or {}).get(k)), 'IA' in s
-        L, R = (s['IG'], s['IA']) if inverse else (s['QG'], s['QA'])
-        V = (rows[1]@L).T@(rows[0]@R) if rows else L.T@D@R
-        if not inverse: V = L@(V*s['inv'])@R.T
-        v[i:j].view(len(V), -1).copy_(V if b is None else V[:, :-1])
-        if b is not None: v[b:b+len(V)] = V[:, -1]
+        L, R = (s['IG'], s['IA']) if 'IA' in s else (s['QG'], s['QA'])
+        M, N = _turned(s, g, (signals or {}).get(k), L, R)
+        if 'IA' in s: _put(v, s, M, N)
+        else: _put(v, s, L@torch.mm(M, N).mul_(s['inv']), R.T)
     return v
 
 # %% ../../nbs/44_optim.kronecker.ipynb #2b87c271
 def clipped(
-    v, g,       # (P,) step and gradient
+    v, g,       # (P,) step, which is overwritten, and gradient
     lr,         # float or (P,)
     bound,      # on lr^2 <v, g>; None: no clipping
     eps:float=0.
@@ -280,7 +269,7 @@ def clipped(
     "The step, shortened so that the model changes by no more than the bound (to second order)"
     if bound is None: return v
     size = ((lr*lr*v)@g if torch.is_tensor(lr) and lr.ndim else lr*lr*(v@g))+eps
-    return v*(bound/size.clamp_min(bound)).sqrt()                                      # on the device: nothing waits for it
+    return v.mul_((bound/size.clamp_min(bound)).sqrt())                                # on the device: nothing waits for it
 
 # %% ../../nbs/44_optim.kronecker.ipynb #ff4311af
 def _step(self, w, g, state, problem=None, lr=None, generator=None, signals=None):

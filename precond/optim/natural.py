@@ -37,25 +37,26 @@ def output_factor(
     problem:Problem,
     f:torch.Tensor,     # (n,C) or (n,) its outputs
     kind:str='true',    # one of `KINDS`
-    generator:torch.Generator=None # draws the labels of 'mc'
+    generator:torch.Generator=None, # draws the labels of 'mc'
+    who:str='optim'     # named in errors
 )->torch.Tensor:        # (n,C,R)
     "S_s with S_s S_sᵀ the curvature of sample s in output space"
     name, f = problem.loss_fn.name, f.detach()
     n, C = len(f), f[0].numel()
     if kind=='empirical': return problem.loss_fn.grad(f, problem.y).reshape(n, C, 1)
-    if kind=='ggn': return _ggn_factor(problem, f)
+    if kind=='ggn': return _ggn_factor(problem, f, who)
     if name=='mse':
         if kind=='mc': return torch.randn(n, C, 1, generator=generator, dtype=f.dtype, device=f.device)
         return torch.eye(C, dtype=f.dtype, device=f.device).expand(n, C, C)
     if name!='cross_entropy':
-        raise ValueError(f"optim: kind {kind!r} needs cross_entropy or mse (use 'ggn' or 'empirical'), received {name}")
+        raise ValueError(f"{who}: kind {kind!r} needs cross_entropy or mse (use 'ggn' or 'empirical'), received {name}")
     if kind=='true': return softmax_root(f)
     p = f.softmax(-1)
     y = torch.multinomial(p.nan_to_num(1.), 1, generator=generator)             # a NaN stays one, for the caller to see
     return (p - torch.zeros_like(p).scatter(1, y, 1.))[:, :, None]
 
 # %% ../../nbs/43_optim.natural.ipynb #74c0e2ac
-def _ggn_factor(problem, f):
+def _ggn_factor(problem, f, who):
     "Square root of the loss's Hessian in the outputs, (n,C,R)"
     name, n, C = problem.loss_fn.name, len(f), f[0].numel()
     if name=='cross_entropy': return softmax_root(f)
@@ -65,7 +66,7 @@ def _ggn_factor(problem, f):
         return (2/C)**.5*(torch.diag_embed(p)-p[:, :, None]*p[:, None, :])
     lam, E = torch.linalg.eigh(problem.loss_fn.hessian(f, problem.y).reshape(n, C, C))
     if lam.min() < -1e-6*lam.abs().max():
-        raise ValueError(f"optim: kind 'ggn' needs a loss that is convex in the outputs, "
+        raise ValueError(f"{who}: kind 'ggn' needs a loss that is convex in the outputs, "
                          f"received {name} with curvature {lam.min():.3g}")
     return E*lam.clamp_min(0).sqrt()[:, None, :]
 
@@ -258,12 +259,13 @@ def fisher_rows(
     kind:str='true',
     generator:torch.Generator=None, # draws the labels of 'mc'
     factored:bool=None,             # use the layers' factors? None: find out
-    largest:int=LARGEST             # numbers of B that may be kept
+    largest:int=LARGEST,            # numbers of B that may be kept
+    who:str='optim'                 # named in errors
 )->FisherRows:
     "B with Bᵀ B the Fisher or Gauss-Newton matrix of the problem"
     layers, lost = ([], problem.names) if factored is False else _treatable(problem)
     f, seen = record_layers(problem, [k for k,*_ in layers], graph=bool(layers))
-    S, where = output_factor(problem, f, kind, generator), slices(problem)
+    S, where = output_factor(problem, f, kind, generator, who), slices(problem)
     size = S.shape[2]*sum(z.numel() for k,*_ in layers for _,z in seen[k])
     if size>largest or any(len(a)!=problem.n for c in seen.values() for a,_ in c): layers, lost = [], problem.names
     parts = _pulled(problem, f, seen, layers, S) if layers else []
@@ -272,7 +274,7 @@ def fisher_rows(
         parts.append(JacobianRows(sub, S/problem.n**.5, [where[k] for k in lost], largest))
     rows = FisherRows(parts, (S.shape[2], problem.n, problem.P), f.detach())
     if not layers or factored or _faithful(problem, rows, S): return rows
-    return fisher_rows(problem, kind, generator, False, largest)
+    return fisher_rows(problem, kind, generator, False, largest, who)
 
 # %% ../../nbs/43_optim.natural.ipynb #7a8d16a5
 def _faithful(problem, rows, S):
@@ -450,7 +452,7 @@ def unpack_rows(
 def init(self:NaturalGradient, w, problem=None):
     few = self._problem(problem).batch(slice(0, 8)).at(w)
     if self.source!='train': few = few.with_data(self.extra[:8].to(few.x))
-    rows = fisher_rows(few, self.kind, generator(0, few.device))
+    rows = fisher_rows(few, self.kind, generator(0, few.device), who=f'optim {self.name}')
     return dict(factored=isinstance(rows.parts[0], LayerRows))
 
 @patch
@@ -459,7 +461,7 @@ def step(self:NaturalGradient, w, g, state, problem=None, lr=None, generator=Non
     if kept and (self.fisher_every is None or t%self.fisher_every):
         rows, fac, z = kept['rows'] and unpack_rows(problem, kept['rows']), kept['factor'], None
     else:
-        rows = fisher_rows(self._pool(problem, generator), self.kind, generator, state['factored'])
+        rows = fisher_rows(self._pool(problem, generator), self.kind, generator, state['factored'], who=f'optim {self.name}')
         fac = factorise(rows, self.damping, self.space)
         z = coordinates(problem, rows, self.kind) if self.source=='train' else None
         kept = dict(factor=fac, rows=None if fac['weight'] else pack_rows(rows))

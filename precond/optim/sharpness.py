@@ -6,12 +6,15 @@
 __all__ = ['SAM', 'ASAM']
 
 # %% ../../nbs/46_optim.sharpness.ipynb #1c2b957a
+import math
+
 import torch
 
 from .base import Method, knob, make, register
 
 # %% ../../nbs/46_optim.sharpness.ipynb #3ffd88ae
 def _of_base(flag): return property(lambda self: getattr(self.inner, flag))
+def _norm(parts): return math.hypot(*torch.stack(torch._foreach_norm(parts)).tolist())
 
 @register('sam')
 class SAM(Method):
@@ -28,15 +31,20 @@ class SAM(Method):
 
     def perturbed(self, w, g):
         "The worst weights nearby, to first order"
-        return torch.add(w, g, alpha=self.rho/(float(g.norm())+self.eps))
+        return self.ascended([w], [g])[0]
+    def ascended(self, ws, gs):
+        "The same, of weights in parts"
+        size = self.rho/(_norm(gs)+self.eps)
+        return [torch.add(w, g, alpha=size) for w,g in zip(ws, gs, strict=True)]
 
 @register('asam')
 class ASAM(SAM):
     "ASAM: SAM with distances in units of the weights"
     rho:float          = knob(.5, '> 0', 'distance to the perturbed weights, in units of the weights')
-    def perturbed(self, w, g):
-        a = w*g
-        return torch.addcmul(w, w*a, self.rho/(a.norm()+self.eps))
+    def ascended(self, ws, gs):
+        scaled = [w*g for w,g in zip(ws, gs, strict=True)]
+        size = self.rho/(_norm(scaled)+self.eps)
+        return [torch.addcmul(w, w, a, value=size) for w,a in zip(ws, scaled, strict=True)]
 
 # %% ../../nbs/46_optim.sharpness.ipynb #d8710250
 def _post_init(self):
@@ -71,3 +79,14 @@ def _step(self, w, g, state, problem=None, lr=None, generator=None, gradient=Non
     return w, dict(base=inner)
 
 SAM.init, SAM.step = _init, _step
+
+# %% ../../nbs/46_optim.sharpness.ipynb #eced88a4
+def _parts(self, state, shapes): return [dict(base=s) for s in self.inner.parts(state['base'], shapes)]
+def _joined(self, state, part): return dict(base=self.inner.joined(state['base'], part['base']))
+
+def _step_parts(self, ws, gs, states, hyper, gradient=None, **hint):
+    gs, hyper = gradient(self.ascended(ws, gs)), [(m.inner, lr) for m,lr in hyper]
+    return dict(base=self.inner.step_parts(ws, gs, [s['base'] for s in states], hyper, **hint))
+
+SAM.by_parts = property(lambda self: self.inner.by_parts and not self.inner.needs_gradient)
+SAM.parts, SAM.joined, SAM.step_parts = _parts, _joined, _step_parts
