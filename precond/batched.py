@@ -6,12 +6,14 @@
 __all__ = ['chain_of_layers', 'batched_grad']
 
 # %% ../nbs/16_batched.ipynb #54e0af3c
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import grad_and_value, vmap
 
-from .core import Problem
+from .core import Loss, Problem
 
 # %% ../nbs/16_batched.ipynb #55255830
 _ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.LeakyReLU, nn.Identity,
@@ -32,7 +34,7 @@ def chain_of_layers(
     if type(net) is not nn.Sequential or problem._shared or hooked: return None
     linear = False
     for k,m in _flat_layers(net):
-        elementwise = type(m) in _ELEMENTWISE or getattr(type(m), 'elementwise', False) and not list(m.parameters())
+        elementwise = type(m) in _ELEMENTWISE or getattr(type(m), 'elementwise', False) and not (*m.parameters(), *m.buffers())
         flatten = type(m) is nn.Flatten and (m.start_dim, m.end_dim)==(1, -1)
         if type(m) is nn.Linear and f'{k}.weight' in problem.params: linear = True       # a repeated layer has one name
         elif not elementwise and not (flatten and not linear): return None
@@ -41,37 +43,71 @@ def chain_of_layers(
 
 # %% ../nbs/16_batched.ipynb #706a8789
 def _forward(layers, params, h, members):
-    "Outputs (c,n,C) of a chain of layers; h (n,in) shared or (c,n,in), params (c,...) where free, else as they are"
+    "Outputs (c,C,n) of a chain of layers; h (d,n) shared or (c,d,n), params (c,...) where free, else as they are"
     for name,m in layers:
         if type(m) is not nn.Linear: h = m(h); continue
         W, b = params[f'{name}.weight'], params.get(f'{name}.bias')
-        if W.ndim==2: h = h@W.T
-        elif h.ndim==2: h = F.linear(h, W.flatten(0, 1)).view(len(h), members, -1).transpose(0, 1)   # one product for all members
-        else: h = torch.bmm(h, W.mT)
-        if b is not None: h = h+(b[:, None] if b.ndim==2 else b)
-    return h if h.ndim==3 else h.expand(members, *h.shape)
+        if W.ndim==3 and h.ndim==2: h = (W.flatten(0, 1)@h).view(members, -1, h.shape[1])   # one product for all members
+        else: h = W@h
+        if b is not None: h = h+b[..., None]
+    return h
 
-def _stacked(problem, layers):
-    "Function (W (c,P), x, y, own) -> per-member mean losses, gradients"
-    cuts = torch.tensor([0, *problem._sizes]).cumsum(0).tolist()
-    def run(W, x, y, own):
-        c = len(W)
-        free = [W[:, a:b].unflatten(1, problem.shapes[k]).detach().requires_grad_() for k,a,b in zip(problem.names, cuts, cuts[1:])]
+def _trimmed(problem, layers):
+    "The layers from the first free one on, and their inputs (n,d)"
+    first = next(i for i,(k,_) in enumerate(layers) if {f'{k}.weight', f'{k}.bias'} & set(problem.names))
+    if first==0: return layers, problem.x.flatten(1)
+    with torch.no_grad(): x = [_forward(layers[:first], problem._fixed, x.flatten(1).T, 1).T for x,_ in problem.chunks()]
+    return layers[first:], torch.cat(x)
+
+def _live(problem, weight, x):
+    "Places of the first layer's weights (k,d) that meet other inputs than zeros, and those inputs; None: not worth it"
+    live = (x!=0).any(0).nonzero()[:, 0]
+    if problem.names[0]!=weight or (problem.chunk or problem.n)*(x.shape[1]-len(live))<50*x.shape[1]: return None, x
+    rows = torch.arange(problem.shapes[weight][0], device=x.device)[:, None]*x.shape[1]      # they come first of all
+    return (rows+live).flatten(), x[:, live]
+
+# %% ../nbs/16_batched.ipynb #13a0eb87
+class _Stacked:
+    "Function (W (c,P), rows) -> per-member mean losses, gradients; rows: indices (c,B), own to each, or a slice for all"
+    def __init__(self, problem, layers):
+        self.problem, self.y, self.entropy = problem, problem.y, problem.loss_fn==Loss('cross_entropy')
+        self.layers, self.x = _trimmed(problem, layers)
+        cuts, self.first = [0, *torch.tensor(problem._sizes).cumsum(0).tolist()], f'{self.layers[0][0]}.weight'
+        self.cuts = dict(zip(problem.names, map(slice, cuts[:-1], cuts[1:]), strict=True))
+    @functools.cached_property
+    def live(self): return _live(self.problem, self.first, self.x)
+    def inputs(self, rows, c):
+        "Inputs (d,n) or (c,d,B), labels (c*n,...), places of the weights that meet them"
+        if torch.is_tensor(rows):
+            x, y = (t.index_select(0, rows.flatten()) for t in (self.x, self.y))
+            return x.unflatten(0, rows.shape).mT, y, None
+        (live, x), y = self.live, self.y[rows]
+        return x[rows].T, y.expand(c, *y.shape).flatten(0, 1), live
+    def losses(self, f, y):
+        "(c,n) of outputs (c,C,n)"
+        if self.entropy: return F.cross_entropy(f, y.view(len(f), -1), reduction='none')    # of outputs as they lie
+        return self.problem.loss_fn(f.mT.flatten(0, 1), y).view(len(f), -1)
+    def __call__(self, W, rows):
+        c, (h, y, live) = len(W), self.inputs(rows, len(W))
+        free = {k:W[:, s].unflatten(1, self.problem.shapes[k]) for k,s in self.cuts.items()}
+        if live is not None: free[self.first] = W.gather(1, live.expand(c, -1)).view(c, free[self.first].shape[1], len(h))
+        free = {k:w.detach().requires_grad_() for k,w in free.items()}
         with torch.enable_grad():
-            f = _forward(layers, problem._fixed|dict(zip(problem.names, free)), x.flatten(1+own), c)
-            y = y.flatten(0, 1) if own else y.expand(c, *y.shape).flatten(0, 1)
-            loss = problem.loss_fn(f.flatten(0, 1), y).view(c, -1).mean(1)
-            grads = torch.autograd.grad(loss.sum(), free)
-        return loss.detach(), torch.cat([g.flatten(1) for g in grads], 1)
-    return run
+            mean = self.losses(_forward(self.layers, self.problem._fixed|free, h, c), y).mean(1)
+            grads = torch.autograd.grad(mean.sum(), list(free.values()))
+        out = torch.empty_like(W) if live is None else torch.zeros_like(W)
+        for k,g in zip(free, grads, strict=True):
+            if live is not None and k==self.first: out.scatter_(1, live.expand(c, -1), g.flatten(1))
+            else: out[:, self.cuts[k]] = g.flatten(1)
+        return mean.detach(), out
 
 def _mapped(problem):
     "The same for any model"
     one = grad_and_value(problem.mean_loss)
     maps = {own: vmap(one, in_dims=(0, 0, 0) if own else (0, None, None)) for own in (False, True)}
-    return lambda W, x, y, own: maps[own](W, x, y)[::-1]
+    return lambda W, rows: maps[torch.is_tensor(rows)](W, problem.x[rows], problem.y[rows])[::-1]
 
-# %% ../nbs/16_batched.ipynb #13a0eb87
+# %% ../nbs/16_batched.ipynb #40e0e01c
 def batched_grad(
     problem:Problem,     # labelled; its free parameters are the members'
     stacked:bool=None    # by stacked matrices; None: where the model is a chain of layers; False: by vmap
@@ -82,13 +118,13 @@ def batched_grad(
     if stacked and layers is None:
         raise ValueError('batched_grad: stacked=True needs an nn.Sequential of nn.Linear and elementwise layers, '
                          f'received {type(problem.template).__name__}')
-    evaluate = _mapped(problem) if layers is None else _stacked(problem, layers)
+    evaluate, n = _mapped(problem) if layers is None else _Stacked(problem, layers), problem.n
     def run(W, idx=None):
-        if idx is not None: return evaluate(W, problem.x[idx], problem.y[idx], True)
-        pieces = problem.chunks() if problem.chunk and problem.chunk<problem.n else [(problem.x, problem.y)]
-        loss, grad = 0., 0.
-        for x,y in pieces:
-            l, g = evaluate(W, x, y, False)
-            loss, grad = loss+l*(len(x)/problem.n), grad+g*(len(x)/problem.n)
+        if idx is not None: return evaluate(W, idx)
+        k, loss, grad = problem.chunk or n, 0., 0.
+        if k>=n: return evaluate(W, slice(None))
+        for i in range(0, n, k):
+            l, g = evaluate(W, slice(i, i+k))
+            loss, grad = loss+l*(min(k, n-i)/n), grad+g*(min(k, n-i)/n)
         return loss, grad
     return run

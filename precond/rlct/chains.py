@@ -6,7 +6,7 @@
 __all__ = ['SAMPLERS', 'minibatches', 'Chains', 'metropolis', 'run_chains']
 
 # %% ../../nbs/65_rlct.chains.ipynb #36fa3693
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -40,6 +40,11 @@ class Chains:
     diverged:torch.Tensor # (c,) step at which a chain left all bounds, -1 for none; its record is NaN from there
     evals:int             # gradients of one batch
 
+    def take(self, pick):  # chains, as a slice or indices
+        "The record of some of the chains"
+        cut = {f.name:getattr(self, f.name)[pick] for f in fields(self) if f.name!='evals'}
+        return replace(self, evals=self.evals*len(cut['loss'])//len(self.loss), **cut)
+
 def metropolis(W, W1, U, U1, b, b1, lr, G=1.):
     "Acceptance (c,) of the Langevin proposal W -> W1 with metric G for energies U, U1 with gradients b, b1; lr (c,)"
     log = U-U1 + ((W1-W)*(b+b1)).sum(1)/2 - lr/8*((G*b1*b1).sum(1)-(G*b*b).sum(1))
@@ -48,7 +53,7 @@ def metropolis(W, W1, U, U1, b, b1, lr, G=1.):
 # %% ../../nbs/65_rlct.chains.ipynb #964cd69e
 class _Sgld:
     "Overdamped step"
-    G = 1.
+    G, adapting = 1., False
     def __init__(self, lr, noise, **_): self.lr, self.noise = lr, noise
     def step(self, W, b, g, xi): return torch.addcmul(W, b, self.lr, value=-.5).addcmul_(xi, self.lr**.5*self.noise)
 
@@ -57,15 +62,17 @@ class _Rmsprop(_Sgld):
     def __init__(self, lr, noise, adapt, alpha=.99, delta=.1, **_):
         super().__init__(lr, noise)
         self.adapt, self.alpha, self.delta, self.v = adapt, alpha, delta, 0.
+    @property
+    def adapting(self): return self.adapt>0
     def step(self, W, b, g, xi):
-        if self.adapt>0:
+        if self.adapting:
             self.v, self.adapt = self.alpha*self.v+(1-self.alpha)*g*g, self.adapt-1
             self.G = 1/(self.v**.5+self.delta)
         return W-self.lr/2*self.G*b+(self.lr*self.G)**.5*self.noise*xi
 
 class _Underdamped:
     "Kick, drift, thermostat and friction, drift: BAOAB, or BADODAB with adaptive friction"
-    G = 1.
+    G, adapting = 1., False
     def __init__(self, lr, noise, friction, adaptive, start, **_):
         self.h, self.A, self.noise, self.adaptive, self.p = lr**.5, friction, noise, adaptive, start
         self.f = friction.clone()
@@ -80,7 +87,22 @@ class _Underdamped:
         return W+self.h/2*self.p
 
 # %% ../../nbs/65_rlct.chains.ipynb #8de4faf3
-SAMPLERS = 'sgld', 'mala', 'rmsprop', 'langevin', 'sgnht'
+class _Energy:
+    "Losses, gradients and forces of all chains, each on its batch of a step"
+    def __init__(self, problem, nbeta, gamma, weight_decay=0., batches=None, stacked=None):
+        self.grad, self.w0, self.batches = batched_grad(problem, stacked), problem.weights, batches
+        self.nbeta, self.gamma, self.wd = nbeta, gamma, weight_decay
+    def __call__(self, W, t):
+        "Loss (c,), its gradient g and the force b (c,P) at weights W in step t"
+        loss, g = self.grad(W, None if self.batches is None else torch.stack([b[t] for b in self.batches]).to(W.device))
+        return loss, g, self.force(W, g)
+    def force(self, W, g):
+        b = (self.nbeta*g).addcmul_(W-self.w0, self.gamma)
+        return b.add_(W, alpha=self.wd) if self.wd else b
+    def value(self, W, loss):
+        "U (c,)"
+        U = self.nbeta[:, 0]*loss+self.gamma[:, 0]/2*((W-self.w0)**2).sum(1)
+        return U+self.wd/2*(W*W).sum(1) if self.wd else U
 
 class _Noise:
     "Standard normal draws of every chain from its own generator, by blocks of steps"
@@ -92,51 +114,108 @@ class _Noise:
     def __call__(self, t):
         if self.given is not None: return self.given[:, t]
         if t%self.block==0:
-            for x,g in zip(self.xi, self.gens): x.normal_(generator=g)
+            for x,g in zip(self.xi, self.gens, strict=True): x.normal_(generator=g)
         return self.xi[:, t%self.block]
 
+# %% ../../nbs/65_rlct.chains.ipynb #226b1af4
 class _Record:
     "Fills a `Chains`"
-    def __init__(self, problem, chains, steps, gamma, nbeta, weight_decay, init_loss):
+    def __init__(self, problem, steps, nbeta, init_loss):
+        chains = len(nbeta)
         self.w0, self.init, self.alive = problem.weights, init_loss, torch.ones(chains, dtype=torch.bool, device=problem.device)
         self.data = torch.zeros(5, chains, steps, dtype=torch.float64, device=problem.device)
-        self.accept, self.evals, self.nbeta, self.gamma, self.wd = [], 0, nbeta, gamma, weight_decay
+        self.accept, self.evals, self.t0, self.nbeta = [], 0, 0, nbeta.double()
         self.diverged = torch.full((chains,), -1, device=problem.device)
-        self.cap = 1e4*(problem.P+nbeta[:, 0].double()*abs(init_loss)+1)              # energy that no stable chain reaches
+        self.cap = 1e4*(problem.P+self.nbeta*abs(init_loss)+1)                        # energy that no stable chain reaches
     def add(self, t, W, loss, b, G=1.):
         d, Gb = W-self.w0, b*G if torch.is_tensor(G) else b
-        dot = lambda x, y: torch.bmm(x[:, None], y[:, :, None])[:, 0, 0]              # no temporary of their size
+        dot = lambda x, y: (x*y).sum(1)
         v = dot(b, d)
         for row,x in zip(self.data, (loss, dot(b, Gb), dot(d, d), v, v if Gb is b else dot(Gb, d)), strict=True): row[:, t] = x
         self.evals += len(W)
-    def energy(self, W, loss):
-        U = self.nbeta[:, 0]*loss+self.gamma[:, 0]/2*((W-self.w0)**2).sum(1)
-        return U+self.wd/2*(W*W).sum(1) if self.wd else U
-    def check(self, t0, t):
-        "Chains whose loss since step t0 is not finite or explodes: (c,) bool"
+    def check(self, t):
+        "Chains whose loss is not finite or explodes between the last check and step t: (c,) bool"
+        t0, self.t0 = self.t0, t+1
         L = self.data[0, :, t0:t+1]
-        bad = ~torch.isfinite(L)|(self.nbeta.double()*(L-self.init)>self.cap[:, None])
+        bad = ~torch.isfinite(L)|(self.nbeta*(L-self.init)>self.cap)
         new = bad.any(1)&self.alive
         self.diverged[new] = t0+bad[new].int().argmax(1)
         self.alive &= ~new
         return new
+    def refuse(self, lr, first):
+        "The error that names a diverged chain"
+        c = int((self.diverged>=0).nonzero()[0]); s = int(self.diverged[c])
+        raise ValueError(f'llc: chains must stay finite, received loss {self.data[0, c, s]:.3g} in chain {first+c} at step {s} '
+                         f'(initial loss {self.init:.3g}): lower lr, now {lr[c, 0]:g}')
     def done(self, weights):
         for c,s in enumerate(self.diverged.tolist()):
             if s>=0: self.data[:, c, s:] = torch.nan
         accept = torch.stack(self.accept, 1) if self.accept else self.data.new_zeros(len(weights), 0)
         return Chains(*self.data, accept, weights, self.diverged, self.evals)
 
-# %% ../../nbs/65_rlct.chains.ipynb #226b1af4
+# %% ../../nbs/65_rlct.chains.ipynb #ecab60d7
+class _Checks:
+    "Acceptance of a Langevin step at the steps `at`, on the batch that drives it: step error, not batch noise"
+    def __init__(self, at, record, energy, lr, reuse=False):
+        self.at, self.r, self.energy, self.lr, self.reuse, self.open = set(at), record, energy, lr, reuse, None
+    def __call__(self, t, W, loss, b, z, G, last=True):
+        "At step t from W with normal draws z; last: there is no next step"
+        if self.open: self.close(W, loss, b)
+        if t not in self.at: return
+        self.open = W, self.energy.value(W, loss), b, G
+        if self.reuse and not last: return
+        W1 = W-self.lr/2*G*b+(self.lr*G)**.5*z
+        loss1, _, b1 = self.energy(W1, t)
+        self.close(W1, loss1, b1); self.r.evals += len(W)
+    def close(self, W1, loss1, b1):
+        (W, U, b, G), self.open = self.open, None
+        self.r.accept.append(metropolis(W, W1, U, self.energy.value(W1, loss1), b, b1, self.lr[:, 0], G).double())
+
+class _Metropolis:
+    "Accept or reject the weights that each step proposes"
+    def __init__(self, record, energy, lr, seed, first, box):
+        self.r, self.energy, self.lr, self.box, self.last = record, energy, lr[:, 0], box, None
+        self.gens = [generator(derive_seed(seed, 'llc accept', first+c), lr.device) for c in range(len(lr))]
+    def __call__(self, W, loss, b):
+        new = W, loss, b, self.energy.value(W, loss)
+        if self.last is not None:
+            V, _, c, U = self.last
+            a = metropolis(V, W, U, new[3], c, b, self.lr).nan_to_num(0.)
+            if self.box is not None: a = a*((W-self.r.w0).abs()<=self.box).all(1)
+            self.r.accept.append(a.double())
+            u = torch.stack([torch.rand((), generator=g, dtype=a.dtype, device=a.device) for g in self.gens])
+            new = tuple(torch.where((u<a)[(...,)+(None,)*(x.ndim-1)], x, y) for x,y in zip(new, self.last, strict=True))
+        self.last = new
+        return new[:3]
+
+# %% ../../nbs/65_rlct.chains.ipynb #bc52d890
+SAMPLERS = 'sgld', 'mala', 'rmsprop', 'langevin', 'sgnht'
+
 def _vector(who, name, value, chains, like, low, strict=True):
     "A setting of every chain, (c,1)"
     v = torch.as_tensor(value, dtype=torch.float64).flatten()
     if len(v) not in (1, chains) or not torch.isfinite(v).all() or not (v>low if strict else v>=low).all():
-        raise ValueError(f'{who}: {name} must be finite, {">" if strict else ">="} {low}, a number or one for each of {chains} chains, received {value}')
+        raise ValueError(f'{who}: {name} must be finite, {">" if strict else ">="} {low}, '
+                         f'a number or one for each of {chains} chains, received {value}')
     return v.expand(chains)[:, None].to(like).clone()                # its own: a diverged chain's is changed
 
 def _started(start, chains, w0):
-    if tuple(start.shape)!=(chains, len(w0)): raise ValueError(f'run_chains: start must be {(chains, len(w0))}, received {tuple(start.shape)}')
+    if start is None: return w0.repeat(chains, 1)
+    if tuple(start.shape)!=(chains, len(w0)):
+        raise ValueError(f'run_chains: start must be {(chains, len(w0))}, received {tuple(start.shape)}')
     return start.to(w0).clone()
+
+def _check_sampler(sampler, batches, box, noise, friction, gamma):
+    "Refuse combinations that have no meaning"
+    def need(ok, what, got):
+        if not ok: raise ValueError(f'llc: {what}, received {got}')
+    need(sampler in SAMPLERS, f'sampler must be one of {", ".join(SAMPLERS)}', repr(sampler))
+    need(sampler!='mala' or batches is None, 'mala accepts and rejects on the full batch: batch_size must be None', 'minibatches')
+    need(sampler!='mala' or noise==1, 'mala needs noise = 1', noise)
+    need(sampler not in ('langevin', 'sgnht') or box is None, 'box goes with sgld, mala and rmsprop', f'sampler {sampler!r}')
+    need(sampler not in ('langevin', 'sgnht') or friction is not None or (gamma>0).all(),
+         'friction must be given where localization is 0', None)
+    need(box is None or box>0, 'box must be > 0', box)
 
 def _sampler(name, problem, lr, gamma, noise, friction, adapt, seed, first):
     "The stepping object of a batch of chains"
@@ -167,74 +246,33 @@ def run_chains(
     stacked:bool=None, bar=iter # as in batched_grad; wraps the steps
 )->Chains:
     "Sample with all chains in one batch"
-    grad, w0 = batched_grad(problem, stacked), problem.weights
-    lr, nbeta = (_vector('run_chains', k, v, chains, w0, 0.) for k,v in (('lr', lr), ('nbeta', nbeta)))
-    gamma = _vector('run_chains', 'localization', localization, chains, w0, 0., strict=False)
-    if friction is not None: friction = _vector('run_chains', 'friction', friction, chains, w0, 0.)
+    vector = lambda name, v, strict=True: _vector('run_chains', name, v, chains, problem.weights, 0., strict)
+    lr, nbeta, gamma = vector('lr', lr), vector('nbeta', nbeta), vector('localization', localization, False)
+    if friction is not None: friction = vector('friction', friction)
     _check_sampler(sampler, batches, box, noise, friction, gamma)
-    r = _Record(problem, chains, steps, gamma, nbeta, weight_decay, problem.loss() if init_loss is None else init_loss)
+    r = _Record(problem, steps, nbeta, problem.loss() if init_loss is None else init_loss)
+    energy = _Energy(problem, nbeta, gamma, weight_decay, batches, stacked)
     kernel = _sampler(sampler, problem, lr, gamma, noise, friction, adapt, seed, first)
-    def force(W, g):
-        b = (nbeta*g).addcmul_(W-w0, gamma)
-        return b.add_(W, alpha=weight_decay) if weight_decay else b
-    draw, metro = _Noise(problem, seed, first, chains, steps, xi), _Metropolis(r, lr, chains, seed, first, box) if sampler=='mala' else None
-    W, checks, t0 = w0.repeat(chains, 1) if start is None else _started(start, chains, w0), set(checks), 0
-    for t in bar(range(steps)):
-        idx = None if batches is None else torch.stack([b[t] for b in batches]).to(w0.device)
-        loss, g = grad(W, idx); b = force(W, g)
-        if metro: W, loss, b = metro(W, loss, b)
-        r.add(t, W, loss, b, kernel.G)
-        z = draw(t) if noise else torch.zeros_like(W)
-        if t in checks and not metro: _check_step(r, grad, force, kernel, W, loss, b, z, lr, idx)
-        W = kernel.step(W, b, g, z)
-        if box is not None and not metro: W = torch.minimum(torch.maximum(W, w0-box), w0+box)
-        if t%25==24 or t==steps-1:
-            if (bad := r.check(t0, t)).any():
-                if stop: _refuse_divergence(r, lr, first)
-                W[bad], lr[bad], t0 = w0, 0., t+1
-                if not r.alive.any(): break
-            t0 = t+1
-    return r.done(metro.last[0] if metro else W)
+    draw = _Noise(problem, seed, first, chains, steps, xi) if noise else None
+    reuse = sampler in ('sgld', 'rmsprop') and batches is None and box is None and noise in (0, 1)   # steps where it looks
+    look = _Metropolis(r, energy, lr, seed, first, box) if sampler=='mala' else _Checks(checks, r, energy, lr, reuse)
+    W = _loop(r, energy, kernel, draw, look, _started(start, chains, problem.weights), lr, first, steps, box, stop, bar)
+    return r.done(W)
 
 # %% ../../nbs/65_rlct.chains.ipynb #55f3ea6d
-class _Metropolis:
-    "Accept or reject the weights that each step proposes"
-    def __init__(self, record, lr, chains, seed, first, box):
-        self.r, self.lr, self.box, self.last = record, lr[:, 0], box, None
-        self.gens = [generator(derive_seed(seed, 'llc accept', first+c), lr.device) for c in range(chains)]
-    def __call__(self, W, loss, b):
-        new = W, loss, b, self.r.energy(W, loss)
-        if self.last is not None:
-            V, _, c, U = self.last
-            a = metropolis(V, W, U, new[3], c, b, self.lr).nan_to_num(0.)
-            if self.box is not None: a = a*((W-self.r.w0).abs()<=self.box).all(1)
-            self.r.accept.append(a.double())
-            u = torch.stack([torch.rand((), generator=g, dtype=a.dtype, device=a.device) for g in self.gens])
-            new = tuple(torch.where((u<a)[(...,)+(None,)*(x.ndim-1)], x, y) for x,y in zip(new, self.last, strict=True))
-        self.last = new
-        return new[:3]
-
-def _check_step(r, grad, force, kernel, W, loss, b, z, lr, idx):
-    "Record the acceptance of an overdamped step from W, on the same batch: step error, not batch noise"
-    G = kernel.G
-    W1 = W-lr/2*G*b+(lr*G)**.5*z
-    loss1, g1 = grad(W1, idx)
-    r.accept.append(metropolis(W, W1, r.energy(W, loss), r.energy(W1, loss1), b, force(W1, g1), lr[:, 0], G).double())
-    r.evals += len(W)
-
-def _refuse_divergence(r, lr, first):
-    c = int((r.diverged>=0).nonzero()[0]); s = int(r.diverged[c])
-    raise ValueError(f'llc: chains must stay finite, received loss {r.data[0, c, s]:.3g} in chain {first+c} at step {s} '
-                     f'(initial loss {r.init:.3g}): lower lr, now {lr[c, 0]:g}')
-
-def _check_sampler(sampler, batches, box, noise, friction, gamma):
-    "Refuse combinations that have no meaning"
-    need = lambda ok, what, got: None if ok else _refuse(what, got)
-    need(sampler in SAMPLERS, f'sampler must be one of {", ".join(SAMPLERS)}', repr(sampler))
-    need(sampler!='mala' or batches is None, 'mala accepts and rejects on the full batch: batch_size must be None', 'minibatches')
-    need(sampler!='mala' or noise==1, 'mala needs noise = 1', noise)
-    need(sampler not in ('langevin', 'sgnht') or box is None, 'box goes with sgld, mala and rmsprop', f'sampler {sampler!r}')
-    need(sampler not in ('langevin', 'sgnht') or friction is not None or (gamma>0).all(), 'friction must be given where localization is 0', None)
-    need(box is None or box>0, 'box must be > 0', box)
-
-def _refuse(what, got): raise ValueError(f'llc: {what}, received {got}')
+def _loop(r, energy, kernel, draw, look, W, lr, first, steps, box, stop, bar):
+    "The steps of `run_chains`; the weights after the last"
+    metro, w0 = isinstance(look, _Metropolis), energy.w0
+    for t in bar(range(steps)):
+        loss, g, b = energy(W, t)
+        if metro: W, loss, b = look(W, loss, b)
+        r.add(t, W, loss, b, kernel.G)
+        z = draw(t) if draw else torch.zeros_like(W)
+        if not metro: look(t, W, loss, b, z, kernel.G, t==steps-1 or kernel.adapting)
+        W = kernel.step(W, b, g, z)
+        if box is not None and not metro: W = torch.minimum(torch.maximum(W, w0-box), w0+box)
+        if (t%25==24 or t==steps-1) and (bad := r.check(t)).any():
+            if stop: r.refuse(lr, first)
+            W[bad], lr[bad] = w0, 0.
+            if not r.alive.any(): break
+    return look.last[0] if metro else W

@@ -13,9 +13,8 @@ from devinterp.optim.sgmcmc import SGMCMC
 from devinterp.slt.sampler import sample
 from torch import nn
 
-from ..batched import batched_grad
 from ..core import Problem, derive_seed
-from .chains import Chains, _check_step, _Record, _refuse_divergence, _Sgld, _vector
+from .chains import Chains, _Checks, _Energy, _Record, _vector
 
 # %% ../../nbs/66_rlct.devinterp.ipynb #a5c2bd6b
 class _Fixed(torch.utils.data.DataLoader):
@@ -36,20 +35,16 @@ class _Flat(nn.Module):
 
 class _Callback:
     "devinterp's callback: called after the step with the loss from before it"
-    def __init__(self, problem, record, lr, batches, checks, steps):
-        self.r, self.lr, self.batches, self.checks, self.steps = record, lr, batches, set(checks), steps
-        self.grad, self.w, self.w0, self.t0 = batched_grad(problem), problem.weights.clone()[None], problem.weights, 0
-    def force(self, W, g): return self.r.nbeta*g+self.r.gamma*(W-self.w0)
+    def __init__(self, w0, record, energy, lr, checks, steps):
+        self.r, self.energy, self.lr, self.steps, self.w = record, energy, lr, steps, w0.clone()[None]
+        self.look = _Checks(checks, record, energy, lr)
     def __call__(self, draw, model, loss, **_):
-        r, loss, new, b = self.r, loss.detach()[None], model.w.detach().clone()[None], self.force(self.w, model.w.grad[None])
+        r, loss, new = self.r, loss.detach()[None], model.w.detach().clone()[None]
+        b = self.energy.force(self.w, model.w.grad[None])
         r.add(draw, self.w, loss, b)
-        if draw in self.checks:
-            z = (new-self.w+self.lr/2*b)/self.lr**.5
-            _check_step(r, self.grad, self.force, _Sgld, self.w, loss, b, z, self.lr, None if self.batches is None else self.batches[draw][None].to(z.device))
+        self.look(draw, self.w, loss, b, (new-self.w+self.lr/2*b)/self.lr**.5, 1.)
         self.w = new
-        if draw%25==24 or draw==self.steps-1:
-            if r.check(self.t0, draw).any(): raise _Diverged
-            self.t0 = draw+1
+        if (draw%25==24 or draw==self.steps-1) and r.check(draw).any(): raise _Diverged
 
 class _Diverged(Exception): pass
 
@@ -66,8 +61,8 @@ def devinterp_chains(
     cuda, done = [problem.device] if problem.device.type=='cuda' else [], []
     for c in bar(range(chains)):
         e, nb, ga = (v[c:c+1] for v in vs)
-        r = _Record(problem, 1, steps, ga, nb, 0., init); rows = None if batches is None else batches[c]
-        call = _Callback(problem, r, e, rows, checks, steps)
+        rows, r = None if batches is None else batches[c], _Record(problem, steps, nb, init)
+        call = _Callback(problem.weights, r, _Energy(problem, nb, ga, batches=None if rows is None else [rows]), e, checks, steps)
         try:
             with torch.random.fork_rng(devices=cuda), torch.enable_grad(), warnings.catch_warnings():
                 warnings.filterwarnings('ignore', module='devinterp')
@@ -76,7 +71,7 @@ def devinterp_chains(
                        optimizer_kwargs=dict(lr=e.item(), nbeta=nb.item(), localization=ga.item(), noise_level=float(noise)),
                        init_loss=init or math.ulp(0.), seed=[derive_seed(seed, 'llc noise', c)%2**32], verbose=False)
         except _Diverged:
-            if stop: _refuse_divergence(r, e, c)
+            if stop: r.refuse(e, c)
         done.append(r.done(call.w))
     return _joined(done, len(checks))
 
