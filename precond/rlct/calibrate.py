@@ -7,58 +7,60 @@ __all__ = ['Calibration', 'calibrate', 'extrapolate']
 
 # %% ../../nbs/68_rlct.calibrate.ipynb #049424a8
 import math, time
-from dataclasses import dataclass, fields, replace
-
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from scipy import stats
 
 from ..core import Problem, derive_seed, progress
-from .chains import Chains, minibatches, run_chains
+from .chains import minibatches, run_chains
 from .diagnostics import broken_rules, top_curvature
-from .estimate import LLC, _check_llc, _summary, llc
+from .estimate import LLC, _axes, _check_llc, _summary, llc
 
 # %% ../../nbs/68_rlct.calibrate.ipynb #2a89eac4
-_progress = progress   # the function, where an argument has its name
-
-def _rows(
-    record:Chains, pick:slice # chains
-)->Chains:
-    "The record of some of the chains"
-    cut = {f.name:getattr(record, f.name)[pick] for f in fields(record) if f.name!='evals'}
-    return replace(record, evals=record.evals*len(cut['loss'])//len(record.loss), **cut)
-
 class _Trials:
     "Runs settings, all of one call in one batch of chains, and keeps a row of each"
-    def __init__(self, problem, batch_size, sampler, seed, top, bar):
-        self.problem, self.batch_size, self.sampler, self.seed, self.top, self.bar = problem, batch_size, sampler, seed, top, bar
-        self.L0, self.rows, self.first, self.evals = problem.loss(), [], 0, 0
+    def __init__(self, problem, L0, batch_size, sampler, seed, top, bar):
+        self.problem, self.L0, self.batch_size, self.sampler, self.seed = problem, L0, batch_size, sampler, seed
+        self.top, self.bar, self.rows, self.first, self.evals = top, bar, [], 0, 0
     def run(self, stage, settings, chains, steps, burn_in):
         "LLC of each of `settings` (role, lr, localization, nbeta); None where a chain diverged"
         p, c, start = self.problem, chains*len(settings), time.perf_counter()
         v = {k:np.repeat([s[k] for s in settings], chains) for k in ('lr', 'localization', 'nbeta')}
         seed = derive_seed(self.seed, 'llc calibration', self.first); self.first += 1
         batches = self.batch_size and [minibatches(p.n, self.batch_size, steps, seed, i) for i in range(c)]
-        record = run_chains(p, steps=steps, chains=c, sampler=self.sampler, batches=batches, adapt=burn_in, seed=seed, stop=False, **v,
-                            init_loss=self.L0, checks=np.linspace(burn_in, steps-1, min(40, steps-burn_in), dtype=int).tolist(),
+        checks = np.linspace(burn_in, steps-1, min(40, steps-burn_in), dtype=int).tolist()
+        record = run_chains(p, steps=steps, chains=c, sampler=self.sampler, batches=batches, adapt=burn_in, seed=seed, stop=False,
+                            init_loss=self.L0, checks=checks, **v,
                             bar=lambda it: _progress(it, desc=f'calibrate: {stage}', enabled=self.bar))
         self.evals += record.evals
-        return [self._one(stage, s, _rows(record, slice(i*chains, (i+1)*chains)),
-                          batches and batches[i*chains:(i+1)*chains], steps, burn_in, start) for i,s in enumerate(settings)]
+        own = [slice(i*chains, (i+1)*chains) for i in range(len(settings))]
+        return [self._one(stage, s, record.take(o), batches and batches[o], steps, burn_in, start)
+                for s,o in zip(settings, own, strict=True)]
     def _one(self, stage, s, record, batches, steps, burn_in, start):
         lost, r = int((record.diverged>=0).sum()), None
         if not lost:
-            kept = dict(lr=s['lr'], localization=s['localization'], burn_in=burn_in, thin=1, noise=1., sampler=self.sampler, engine='batched', n=self.problem.n, P=self.problem.P)
-            r = _summary(self.problem, record, s['nbeta'], self.L0, kept, batches, self.top, start)
-        why = [f'{lost} of {len(record.loss)} chains diverged'] if lost else r.reasons
-        get = lambda k: math.nan if lost else r.diagnostics[k]
-        self.rows.append(dict(stage=stage, **s, llc=math.nan if lost else r.mean, stderr=math.nan if lost else r.stderr,
-            corrected=math.nan if lost else r.corrected, **{k:get(k) for k in _SHOWN}, ess_per_1000=1000*get('ess')/max(record.evals, 1),
-            chains=len(record.loss), steps=steps, why='; '.join(why)))
+            kept = dict(lr=s['lr'], localization=s['localization'], burn_in=burn_in, thin=1, noise=1., sampler=self.sampler,
+                        engine='batched', n=self.problem.n, P=self.problem.P)
+            with np.errstate(over='ignore'):                 # of a step far too long, whose loss is finite still
+                r = _summary(self.problem, record, s['nbeta'], self.L0, kept, batches, self.top, start)
+        self.rows.append(_row(r, lost, record)|dict(stage=stage, **s, chains=len(record.loss), steps=steps))
         return r
 
+# %% ../../nbs/68_rlct.calibrate.ipynb #fdac6304
+def _row(r, lost, record):
+    "What the table holds of an estimate; None where `lost` chains diverged"
+    if r is None: return dict(why=f'{lost} of {len(record.loss)} chains diverged')
+    d = r.diagnostics
+    return dict(llc=r.mean, stderr=r.stderr, corrected=r.corrected, **{k:d[k] for k in _SHOWN},
+                ess_per_1000=1000*d['ess']/max(record.evals, 1), why='; '.join(r.reasons))
+
+_progress = progress   # the function, where an argument has its name
 _SHOWN = 'heat', 'mala_acceptance', 'virial', 'drift', 'split_rhat', 'ess', 'stiffness', 'localization_share'
+_COLUMNS = ('stage', 'role', 'lr', 'localization', 'nbeta', 'llc', 'stderr', 'corrected', *_SHOWN, 'ess_per_1000',
+            'chains', 'steps', 'why')
 
 # %% ../../nbs/68_rlct.calibrate.ipynb #41cecf4a
 _HEAT, _ACCEPT, _RELAX = .06, .6, 3.  # heat over estimate, acceptance, relaxation times of the spring in a burn-in
@@ -66,13 +68,15 @@ _HEAT, _ACCEPT, _RELAX = .06, .6, 3.  # heat over estimate, acceptance, relaxati
 def _good_step(r):
     "Whether the step of an estimate is short enough"
     if r is None: return False
-    return r.diagnostics['mala_acceptance']>=_ACCEPT and r.diagnostics['heat']<=_HEAT*max(abs(r.mean), 2*r.stderr)+1e-8*r.settings['P']
+    most = _HEAT*max(abs(r.mean), 2*r.stderr)+1e-8*r.settings['P']
+    return r.diagnostics['mala_acceptance']>=_ACCEPT and r.diagnostics['heat']<=most
 
 def _bracket(trials, lr, spring, nbeta, chains, steps, rounds=6):
     "Longest good step and its estimate, from a grid around `lr` that moves until bracketed; else a reason"
     grid, seen = lr*4.**np.arange(-3, 4), {}
     for _ in range(rounds):
-        new = trials.run('bracket', [dict(role='grid', lr=e, localization=spring(e), nbeta=nbeta) for e in grid], chains, steps, steps//2)
+        settings = [dict(role='grid', lr=e, localization=spring(e), nbeta=nbeta) for e in grid]
+        new = trials.run('bracket', settings, chains, steps, steps//2)
         seen |= dict(zip(grid, new, strict=True))
         lrs = sorted(seen); bad = next((i for i,e in enumerate(lrs) if not _good_step(seen[e])), len(lrs))
         if 0<bad<len(lrs):
@@ -89,22 +93,25 @@ def _bracket(trials, lr, spring, nbeta, chains, steps, rounds=6):
 def _bare_springs(trials, lr, gamma, nbeta, chains, steps):
     "The weakest of stronger springs whose estimate is not negative, and its step; or a reason"
     g = gamma*4.**np.arange(1, 9); e = np.minimum(lr, .2/(nbeta*max(trials.top, 0.)+g))
-    rs = trials.run('springs', [dict(role='spring', lr=a, localization=b, nbeta=nbeta) for a,b in zip(e, g, strict=True)], chains, steps, steps//2)
+    settings = [dict(role='spring', lr=a, localization=b, nbeta=nbeta) for a,b in zip(e, g, strict=True)]
+    rs = trials.run('springs', settings, chains, steps, steps//2)
     above = [r is not None and r.mean>-2*r.stderr for r in rs]
     i = next((i for i,r in enumerate(rs) if all(above[i:]) and _good_step(r)), None)
-    if i is None: return lr, gamma, f'negative at every spring from {gamma:.3g} to {g[-1]:.3g}: the weights are not near a minimum of the loss'
+    why = f'negative at every spring from {gamma:.3g} to {g[-1]:.3g}: the weights are not near a minimum of the loss'
+    if i is None: return lr, gamma, why
     return float(e[i]), float(g[i]), None
 
 # %% ../../nbs/68_rlct.calibrate.ipynb #9d3efea0
-def _around(lr, gamma, nbeta):
-    "The choice and its neighbours"
+def _around(lr, gamma, nbeta, wide=True):
+    "The choice, half and twice its step and, if `wide`, other springs and another temperature"
     at = lambda role, e=1., g=1., b=1.: dict(role=role, lr=lr*e, localization=gamma*g, nbeta=nbeta*b)
-    return [at('choice'), at('lr/2', .5), at('2 lr', 2.), at('gamma/4', g=.25), at('4 gamma', g=4.), at('2 nbeta', .5, b=2.)]
+    steps = [at('choice'), at('lr/2', .5), at('2 lr', 2.)]
+    return steps+[at('gamma/4', g=.25), at('4 gamma', g=4.), at('2 nbeta', .5, b=2.)] if wide else steps
 
 def _broken(r): return broken_rules(r.diagnostics, r.mean, r.stderr, len(r.per_chain))
 
 def _faults(rs):
-    "What is wrong with the choice, of its estimate and those of its neighbours: reasons that blame the step, the length, the weights"
+    "Reasons that blame the step, the length, the weights; from the choice's estimate, and those at half and twice its step"
     r, half, double = rs[:3]
     if r is None: return ['chains diverge'], [], []
     why = _broken(r); why.pop('width', None); why.pop('rare', None)       # trials have fewer chains: the estimate will tell
@@ -113,16 +120,20 @@ def _faults(rs):
     if double is None: step.append('chains diverge at twice the step')
     if half is None: step.append('chains diverge at half the step')
     elif not step:
-        gap, se = abs(r.corrected-half.corrected), math.hypot(r.stderr, half.stderr)
+        filled = 'virial' not in _broken(half)            # half the step may be too short to fill its directions in time
+        other, name = (half, 'half') if filled or double is None else (double, 'twice')
+        gap, se = abs(r.corrected-other.corrected), math.hypot(r.stderr, other.stderr)
         if gap>max(stats.t.ppf(.995, 2*len(r.per_chain)-2)*se, _HEAT*abs(r.mean)):
-            step.append(f'no plateau: {half.corrected:.3g} at half the step, {r.corrected:.3g} at the step')
+            step.append(f'no plateau: {other.corrected:.3g} at {name} the step, {r.corrected:.3g} at the step')
     return step, list(why.values()), place
 
 def _sensitivity(rs, names):
     "Change of the heat-corrected estimate against the choice, with its standard error"
-    base, nan = rs[0], math.nan
-    out = {k:(nan, nan, nan) if base is None or r is None else
-           (r.corrected, r.corrected-base.corrected, math.hypot(r.stderr, base.stderr)) for k,r in zip(names[1:], rs[1:], strict=True)}
+    base = rs[0]
+    def row(r):
+        if base is None or r is None: return (math.nan,)*3
+        return r.corrected, r.corrected-base.corrected, math.hypot(r.stderr, base.stderr)
+    out = {k:row(r) for k,r in zip(names[1:], rs[1:], strict=True)}
     return pd.DataFrame.from_dict(out, orient='index', columns=['corrected', 'change', 'stderr'])
 
 # %% ../../nbs/68_rlct.calibrate.ipynb #0a7e035d
@@ -149,36 +160,39 @@ class Calibration:
         if moved: r.notes = [*r.notes, f'the estimate moves by {", ".join(moved)}']
         return r
     def __repr__(self):
-        s, change = self.settings, self.sensitivity.change
-        moves = ', '.join(f'{k} {v:+.2g}' for k,v in change.items())
-        return (f'Calibration lr={s["lr"]:.3g}, localization={s["localization"]:.3g} at nbeta={s["nbeta"]:.4g}: {s["chains"]} chains x '
-                f'({s["burn_in"]} + {s["draws"]}) steps of {s["sampler"]}; {len(self.table)} settings tried\nthe estimate moves by: {moves}\n'
-                + ('trusted' if self.trusted else 'NOT trusted: '+'; '.join(self.reasons)))
-    def plot(self, ax=None):
-        "Estimates less heat against the step, by spring; the choice is a star"
-        if ax is None:
-            import matplotlib.pyplot as plt
-            ax = plt.figure(figsize=(5.5, 3.5)).gca()
-        t, g = self.table[np.isfinite(self.table.llc)&(self.table.nbeta==self.settings['nbeta'])], self.settings['localization']
-        grid, near = t[t.stage!='check'], t[t.stage=='check']
-        groups = [('weakest spring of each step', grid)]*bool(len(grid))+[(f'spring {k:.3g}', v) for k,v in near.groupby('localization')]
-        for name,group in groups:
-            bars = ax.errorbar(group.lr, group.corrected, 2*group.stderr, fmt='o', ms=4, lw=1, label=name)
-            ax.plot(group.lr, group.llc, '_', color=bars[0].get_color(), ms=7)
-        best = near[(near.role=='choice')&np.isclose(near.localization, g)]
-        if len(best): ax.plot(best.lr.iloc[-1], best.corrected.iloc[-1], 'k*', ms=11, label='choice', zorder=5)
-        ax.set(xscale='log', xlabel='step', ylabel='LLC less heat ± 2 standard errors'); ax.legend(frameon=False, fontsize=8)
-        return ax
+        s, moves = self.settings, ', '.join(f'{k} {v:+.2g}' for k,v in self.sensitivity.change.items())
+        return (f'Calibration lr={s["lr"]:.3g}, localization={s["localization"]:.3g} at nbeta={s["nbeta"]:.4g}: '
+                f'{s["chains"]} chains x ({s["burn_in"]} + {s["draws"]}) steps of {s["sampler"]}; '
+                f'{len(self.table)} settings tried\nthe estimate moves by: {moves}\n'
+                +('trusted' if self.trusted else 'NOT trusted: '+'; '.join(self.reasons)))
 
 # %% ../../nbs/68_rlct.calibrate.ipynb #0824ce36
-def _refine(trials, lr, gamma, spring, nbeta, chains, steps, burn_in, budget):
+@patch
+def plot(self:Calibration, ax=None):
+    "Estimates less heat against the step, by spring; the choice is a star"
+    ax, s = _axes(ax), self.settings
+    t = self.table[np.isfinite(self.table.llc)&(self.table.nbeta==s['nbeta'])]
+    grid, near = t[t.stage!='check'], t[t.stage=='check']
+    groups = [('weakest spring of each step', grid)]*bool(len(grid))
+    groups += [(f'spring {k:.3g}', v) for k,v in near.groupby('localization')]
+    for name,group in groups:
+        bars = ax.errorbar(group.lr, group.corrected, 2*group.stderr, fmt='o', ms=4, lw=1, label=name)
+        ax.plot(group.lr, group.llc, '_', color=bars[0].get_color(), ms=7)
+    best = near[(near.role=='choice')&np.isclose(near.localization, s['localization'])]
+    if len(best): ax.plot(best.lr.iloc[-1], best.corrected.iloc[-1], 'k*', ms=11, label='choice', zorder=5)
+    ax.set(xscale='log', xlabel='step', ylabel='LLC less heat ± 2 standard errors'); ax.legend(frameon=False, fontsize=8)
+    return ax
+
+# %% ../../nbs/68_rlct.calibrate.ipynb #fd315679
+def _refine(trials, lr, gamma, spring, nbeta, chains, steps, burn_in, budget, wide):
     "Check, move step or spring, check again while the budget lasts: (lr, gamma, estimates, faults)"
     while True:
-        rs = trials.run('check', _around(lr, gamma, nbeta), chains, steps, burn_in)
+        rs = trials.run('check', _around(lr, gamma, nbeta, wide), chains, steps, burn_in)
         step, length, place = faults = _faults(rs)
-        if not any(faults) or trials.evals+6*chains*steps>budget: return lr, gamma, rs, step+length+place
+        if not any(faults) or trials.evals+len(rs)*chains*steps>budget: return lr, gamma, rs, step+length+place
         weak = gamma/spring(lr)
         if step: lr, gamma = lr/2, gamma if spring.fixed else weak*spring(lr/2)
+        elif spring.fixed and not place and _good_step(rs[2]): lr = 2*lr
         elif spring.fixed: return lr, gamma, rs, length+place
         else: gamma *= 8 if place else 3
 
@@ -187,11 +201,18 @@ class _Spring:
     def __init__(self, given, burn_in): self.fixed, self.given, self.burn_in = given is not None, given, burn_in
     def __call__(self, lr): return self.given if self.fixed else 2*_RELAX/(lr*self.burn_in)
 
-def _check_calibrate(problem, sampler, batch_size, nbeta, localization, counts):
-    numbers = {k:(v, 0, strict) for k,v,strict in (('nbeta', nbeta, True), ('localization', localization, False)) if v is not None}
-    return _check_llc(problem, 'batched', sampler, batch_size, 0, nbeta, numbers, counts)
+def _check_calibrate(problem, sampler, batch_size, nbeta, localization, chains, budget, sensitivity):
+    "Refuse impossible settings: problem, nbeta, batch size, loss, and the steps of one estimate"
+    numbers = {} if localization is None else dict(localization=(localization, 0, False))
+    out = _check_llc(problem, 'batched', sampler, batch_size, nbeta, numbers, dict(chains=(chains, 4), budget=(budget, 1)))
+    if sampler=='rmsprop' and localization is None:
+        raise ValueError('calibrate: localization must be given for rmsprop, whose metric changes how fast a spring relaxes, '
+                         'received None')
+    share = (12 if sensitivity else 9)*chains                # of it: search and one estimate
+    if budget<60*share: raise ValueError(f'calibrate: budget must be >= {60*share} for {chains} chains, received {budget}')
+    return *out, budget//share
 
-# %% ../../nbs/68_rlct.calibrate.ipynb #fd315679
+# %% ../../nbs/68_rlct.calibrate.ipynb #18df71eb
 def calibrate(
     problem:Problem,            # at the weights w0 to look at
     *, nbeta:float=None,        # n times inverse temperature; None: n/ln n, n = number of samples
@@ -199,50 +220,55 @@ def calibrate(
     batch_size:int=None,        # None: full batch
     chains:int=8,               # of the final estimate; trials take half as many
     budget:int=200_000,         # gradients of one batch, for the search and one estimate together
-    sampler:str='sgld',         # one of SAMPLERS
+    sampler:str='sgld',         # one of SAMPLERS; rmsprop only with a spring that is given
+    sensitivity:bool=True,      # check also other springs and another temperature
     seed:int=0,
     curvature_samples:int=1000, # samples for the top Hessian eigenvalue
     progress:bool=True          # show bars
 )->Calibration:
     "Choose step, spring, burn-in and draws for `llc` by short runs in batches"
-    start = time.perf_counter()
-    problem = _check_calibrate(problem, sampler, batch_size, nbeta, localization, dict(chains=(chains, 4), budget=(budget, 1)))
-    steps = budget//(12*chains); burn_in = steps//3
-    if steps<60: raise ValueError(f'calibrate: budget must be >= {720*chains} for {chains} chains, received {budget}')
-    nbeta = problem.n/math.log(problem.n) if nbeta is None else nbeta
-    trials = _Trials(problem, None if batch_size==problem.n else batch_size, sampler, seed, top_curvature(problem, curvature_samples, seed), progress)
-    if not math.isfinite(trials.L0): raise ValueError(f'calibrate: the initial loss must be finite, received {trials.L0}')
-    spring, few = _Spring(localization, burn_in), max(4, chains//2)
-    stiff = nbeta*max(trials.top, 0.)+(localization or 0.)
-    lr, r, why = _bracket(trials, .2/stiff if trials.top>0 else 1/nbeta, spring, nbeta, few, max(40, steps//4))
+    start, given = time.perf_counter(), (sampler, batch_size, nbeta, localization, chains, budget, sensitivity)
+    problem, nbeta, batch, L0, steps = _check_calibrate(problem, *given)
+    trials = _Trials(problem, L0, batch, sampler, seed, top_curvature(problem, curvature_samples, seed), progress)
+    burn_in, few, short = steps//3, max(4, chains//2), max(40, steps//4)
+    spring, stiff = _Spring(localization, burn_in), nbeta*max(trials.top, 0.)+(localization or 0.)
+    lr, r, why = _bracket(trials, .2/stiff if trials.top>0 else 1/nbeta, spring, nbeta, few, short)
     gamma, rs, faults = spring(lr), [None]*6, []
-    if why is None and not spring.fixed and r.mean< -2*r.stderr: lr, gamma, why = _bare_springs(trials, lr, gamma, nbeta, few, max(40, steps//4))
-    if why is None: lr, gamma, rs, faults = _refine(trials, lr, gamma, spring, nbeta, few, steps, burn_in, budget)
-    settings = dict(lr=float(lr), nbeta=float(nbeta), localization=float(gamma), chains=chains, draws=steps-burn_in, burn_in=burn_in,
-                    batch_size=batch_size, sampler=sampler, seed=seed, curvature_samples=curvature_samples, progress=progress)
-    names = [s['role'] for s in _around(1., 1., 1.)]
-    return Calibration(problem, settings, pd.DataFrame(trials.rows), _sensitivity(rs, names), ([why] if why else [])+faults,
-                       trials.evals, time.perf_counter()-start)
+    if why is None and not spring.fixed and r.mean< -2*r.stderr:
+        lr, gamma, why = _bare_springs(trials, lr, gamma, nbeta, few, short)
+    if why is None:
+        lr, gamma, rs, faults = _refine(trials, lr, gamma, spring, nbeta, few, steps, burn_in, budget, sensitivity)
+    settings = dict(lr=float(lr), nbeta=float(nbeta), localization=float(gamma), chains=chains, draws=steps-burn_in,
+                    burn_in=burn_in, batch_size=batch_size, sampler=sampler, seed=seed, curvature_samples=curvature_samples,
+                    progress=progress)
+    names = [a['role'] for a in _around(1., 1., 1.)][:len(rs)]
+    return Calibration(problem, settings, pd.DataFrame(trials.rows, columns=_COLUMNS), _sensitivity(rs, names),
+                       ([why] if why else [])+faults, trials.evals, time.perf_counter()-start)
 
 # %% ../../nbs/68_rlct.calibrate.ipynb #41aaf747
 def extrapolate(
     problem:Problem,
-    *, lr:float, nbeta:float=None, localization:float=100., chains:int=8, draws:int=500, burn_in:int=None, batch_size:int=None, # as in `llc`
-    sampler:str='sgld', seed:int=0, curvature_samples:int=1000, progress:bool=True
+    *, lr:float, nbeta:float=None, localization:float=100., chains:int=8, draws:int=500, burn_in:int=None, # as in `llc`
+    batch_size:int=None, sampler:str='sgld', seed:int=0, curvature_samples:int=1000, progress:bool=True    # as in `llc`
 )->LLC: # labelled: `settings['extrapolated']` holds the two steps
     "The estimate at step zero, from chains at `lr` and 2 `lr` in one batch: twice the first less the second"
     burn_in, start = draws if burn_in is None else burn_in, time.perf_counter()
-    numbers = dict(lr=(lr, 0, True), localization=(localization, 0, False))|({} if nbeta is None else dict(nbeta=(nbeta, 0, True)))
-    problem = _check_llc(problem, 'batched', sampler, batch_size, burn_in, nbeta, numbers, dict(chains=(chains, 2), draws=(draws, 4), burn_in=(burn_in, 0)))
-    nbeta = problem.n/math.log(problem.n) if nbeta is None else nbeta
-    trials = _Trials(problem, None if batch_size==problem.n else batch_size, sampler, seed, top_curvature(problem, curvature_samples, seed), progress)
+    numbers = dict(lr=(lr, 0, True), localization=(localization, 0, False))
+    counts = dict(chains=(chains, 2), draws=(draws, 4), burn_in=(burn_in, 0))
+    problem, nbeta, batch, L0 = _check_llc(problem, 'batched', sampler, batch_size, nbeta, numbers, counts)
+    trials = _Trials(problem, L0, batch, sampler, seed, top_curvature(problem, curvature_samples, seed), progress)
     steps = [dict(role=f'{k} lr', lr=k*lr, localization=localization, nbeta=nbeta) for k in (1, 2)]
     a, b = trials.run('extrapolate', steps, chains, burn_in+draws, burn_in)
-    if a is None or b is None: raise ValueError(f'extrapolate: chains must stay finite at {lr:g} and {2*lr:g}, received: {trials.rows[1]["why"]}')
+    if a is None or b is None:
+        raise ValueError(f'extrapolate: chains must stay finite at {lr:g} and {2*lr:g}, received: {trials.rows[1]["why"]}')
+    settings = a.settings|dict(batch_size=batch, seed=seed, chains=chains, draws=draws, extrapolated=(lr, 2*lr))
+    return _to_zero(a, b, settings, start, trials.evals)
+
+def _to_zero(a, b, settings, start, evals):
+    "Twice the estimate `a` less `b`, which has twice its step"
     per, d = 2*a.per_chain-b.per_chain, a.diagnostics|dict(heat=2*a.diagnostics['heat']-b.diagnostics['heat'])
-    se = float(per.std(ddof=1)/chains**.5)
-    why = broken_rules(d, per.mean(), se, chains)
+    se = float(per.std(ddof=1)/len(per)**.5)
+    why = broken_rules(d, per.mean(), se, len(per))
     why |= {f'2 {k}':f'at twice the step: {w}' for k,w in _broken(b).items() if k not in ('heat', 'width', 'negative')}
-    settings = a.settings|dict(batch_size=batch_size, seed=seed, chains=chains, draws=draws, extrapolated=(lr, 2*lr))
-    return LLC(float(per.mean()), se, per, 2*a.loss_trace-b.loss_trace, a.init_loss, nbeta, settings, d, list(why.values()), a.notes,
-               time.perf_counter()-start, trials.evals)
+    return LLC(float(per.mean()), se, per, 2*a.loss_trace-b.loss_trace, a.init_loss, a.nbeta, settings, d, list(why.values()),
+               a.notes, time.perf_counter()-start, evals)

@@ -13,6 +13,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 import xarray as xr
+from fastcore.basics import patch
 from scipy import stats
 
 from ..core import Problem, progress
@@ -37,56 +38,72 @@ class LLC:
     seconds: float = 0.        # wall time
     grad_evals: int = 0        # gradients of one (mini)batch
 
-    @property
-    def trusted(self)->bool:
-        "No diagnostic objects"
-        return not self.reasons
-    @property
-    def corrected(self)->float:
-        "The mean less the heat of the step"
-        return self.mean-self.diagnostics['heat']
-    @property
-    def wbic(self)->float:
-        "n times the mean loss of the draws; Watanabe's WBIC where nbeta = n/ln n"
-        return self.settings['n']*float(self.loss_trace.mean())
-    def interval(self, level:float=.95)->tuple: # (low, high)
-        "Student's t interval over chains, widened to the heat of the step"
-        t = stats.t.ppf((1+level)/2, len(self.per_chain)-1)*self.stderr
-        heat = self.diagnostics['heat']
-        return self.mean-max(heat, 0.)-t, self.mean-min(heat, 0.)+t
-    def moving_average(self)->np.ndarray: # (chains, draws)
-        "Running estimate of every chain; the last column is `per_chain`"
-        lam = self.nbeta*(self.loss_trace-self.init_loss)
-        return lam.cumsum(1)/np.arange(1, lam.shape[1]+1)
-    def __repr__(self):
-        (c, d), s = self.loss_trace.shape, self.settings
-        return (f'LLC {self.mean:.4g} ± {self.stderr:.2g} at nbeta={self.nbeta:.4g} ({c} chains x {d} draws, {s["engine"]} {s["sampler"]}'
-                + (', extrapolated to step 0): ' if 'extrapolated' in s else '): ')
-                + ('trusted' if self.trusted else 'NOT trusted: '+'; '.join(self.reasons)))
-    def plot(self, ax=None):
-        "Running LLC of every chain, their mean, and the estimate"
-        if ax is None:
-            import matplotlib.pyplot as plt
-            ax = plt.figure(figsize=(5, 3)).gca()
-        run = self.moving_average()
-        for r in run: ax.plot(r, lw=.8, alpha=.6)
-        ax.plot(run.mean(0), 'k', lw=1.5, label='mean of the chains')
-        ax.axhline(self.mean, color='k', ls=':', lw=1)
-        ax.set(xlabel='draw', ylabel='running LLC', title=f'LLC {self.mean:.3g} ± {self.stderr:.2g}')
-        ax.legend(frameon=False)
-        return ax
-
 # %% ../../nbs/67_rlct.estimate.ipynb #273ceecf
+@patch(as_prop=True)
+def trusted(self:LLC)->bool:
+    "No diagnostic objects"
+    return not self.reasons
+
+@patch(as_prop=True)
+def corrected(self:LLC)->float:
+    "The mean less the heat of the step"
+    return self.mean-self.diagnostics['heat']
+
+@patch(as_prop=True)
+def wbic(self:LLC)->float:
+    "n times the mean loss of the draws; Watanabe's WBIC where nbeta = n/ln n"
+    return self.settings['n']*float(self.loss_trace.mean())
+
+@patch
+def interval(self:LLC, level:float=.95)->tuple: # (low, high)
+    "Student's t interval over chains, widened to the heat of the step"
+    t = stats.t.ppf((1+level)/2, len(self.per_chain)-1)*self.stderr
+    heat = self.diagnostics['heat']
+    return self.mean-max(heat, 0.)-t, self.mean-min(heat, 0.)+t
+
+@patch
+def moving_average(self:LLC)->np.ndarray: # (chains, draws)
+    "Running estimate of every chain; the last column is `per_chain`"
+    lam = self.nbeta*(self.loss_trace-self.init_loss)
+    return lam.cumsum(1)/np.arange(1, lam.shape[1]+1)
+
+@patch
+def __repr__(self:LLC):
+    (c, d), s = self.loss_trace.shape, self.settings
+    how = f'{c} chains x {d} draws, {s["engine"]} {s["sampler"]}'+(', extrapolated to step 0' if 'extrapolated' in s else '')
+    return (f'LLC {self.mean:.4g} ± {self.stderr:.2g} at nbeta={self.nbeta:.4g} ({how}): '
+            + ('trusted' if self.trusted else 'NOT trusted: '+'; '.join(self.reasons)))
+
+# %% ../../nbs/67_rlct.estimate.ipynb #012130c3
+def _axes(ax):
+    "The axes given, or new ones"
+    if ax is not None: return ax
+    import matplotlib.pyplot as plt
+    return plt.figure(figsize=(5, 3)).gca()
+
+@patch
+def plot(self:LLC, ax=None):
+    "Running LLC of every chain, their mean, and the estimate"
+    ax, run = _axes(ax), self.moving_average()
+    for r in run: ax.plot(r, lw=.8, alpha=.6)
+    ax.plot(run.mean(0), 'k', lw=1.5, label='mean of the chains')
+    ax.axhline(self.mean, color='k', ls=':', lw=1)
+    ax.set(xlabel='draw', ylabel='running LLC', title=f'LLC {self.mean:.3g} ± {self.stderr:.2g}')
+    ax.legend(frameon=False)
+    return ax
+
+# %% ../../nbs/67_rlct.estimate.ipynb #28e5a7dd
 ENGINES = 'batched', 'devinterp'
 
-def _check_llc(problem, engine, sampler, batch_size, burn_in, nbeta, numbers, counts):
-    "Refuse settings that cannot give an estimate; returns the problem with labels"
+def _check_llc(problem, engine, sampler, batch_size, nbeta, numbers, counts):
+    "Refuse settings that cannot give an estimate: labelled problem, nbeta, batch size (None: all), loss at its weights"
     def need(ok, what, got):
         if not ok: raise ValueError(f'llc: {what}, received {got}')
     need(isinstance(problem, Problem), 'problem must be a Problem', type(problem).__name__)
     need(engine in ENGINES, f'engine must be one of {", ".join(ENGINES)}', repr(engine))
     need(sampler in SAMPLERS, f'sampler must be one of {", ".join(SAMPLERS)}', repr(sampler))
     need(engine!='devinterp' or sampler=='sgld', 'the devinterp engine samples by sgld only', repr(sampler))
+    if nbeta is not None: numbers = numbers|dict(nbeta=(nbeta, 0, True))
     for k,(v, low, strict) in numbers.items():
         need(isinstance(v, Real), f'{k} must be a number', repr(v))
         need(math.isfinite(v) and (v>low if strict else v>=low), f'{k} must be {">" if strict else ">="} {low}', v)
@@ -95,7 +112,23 @@ def _check_llc(problem, engine, sampler, batch_size, burn_in, nbeta, numbers, co
     need(batch_size is None or isinstance(batch_size, Integral), 'batch_size must be an integer', repr(batch_size))
     need(batch_size is None or 1<=batch_size<=problem.n, f'batch_size must be in 1..{problem.n}', batch_size)
     need(nbeta is not None or problem.n>=3, 'the default nbeta = n/ln n needs n >= 3 samples', f'n={problem.n}')
-    return problem.labelled()
+    problem = problem.labelled()
+    need(math.isfinite(L0 := problem.loss()), 'the initial loss must be finite', L0)
+    return problem, problem.n/math.log(problem.n) if nbeta is None else nbeta, None if batch_size==problem.n else batch_size, L0
+
+# %% ../../nbs/67_rlct.estimate.ipynb #ec61590a
+_progress = progress   # the function, where an argument has its name
+
+def _sample(problem, s, nbeta, chains, L0, show):
+    "Chains of the settings `s`, and the minibatches of each"
+    steps, burn_in = s['burn_in']+s['draws']*s['thin'], s['burn_in']
+    batches = s['batch_size'] and [minibatches(problem.n, s['batch_size'], steps, s['seed'], c) for c in range(chains)]
+    kw = {k:s[k] for k in ('lr', 'localization', 'noise', 'seed')}
+    kw |= dict(nbeta=nbeta, chains=chains, steps=steps, batches=batches, init_loss=L0,
+               checks=np.linspace(burn_in, steps-1, min(20, steps-burn_in), dtype=int).tolist(),
+               bar=lambda it: _progress(it, desc='LLC', enabled=show))
+    if s['engine']=='devinterp': return devinterp_chains(problem, **kw), batches
+    return run_chains(problem, adapt=burn_in, **{k:s[k] for k in ('sampler', 'box', 'friction')}, **kw), batches
 
 def _paired(problem, loss, batches, burn_in, nbeta):
     "LLC per chain with each minibatch's own loss at the initial weights as the baseline"
@@ -124,27 +157,15 @@ def llc(
     progress:bool=True           # show a bar
 )->LLC:
     "Local learning coefficient at the problem's weights"
-    burn_in, start = draws*thin if burn_in is None and isinstance(draws, Integral) else burn_in, time.perf_counter()
+    start, burn_in = time.perf_counter(), draws*thin if burn_in is None and isinstance(draws, Integral) else burn_in
     numbers = dict(lr=(lr, 0, True), localization=(localization, 0, False), noise=(noise, 0, False))
-    if nbeta is not None: numbers['nbeta'] = nbeta, 0, True
     counts = dict(chains=(chains, 1), draws=(draws, 4), burn_in=(burn_in, 0), thin=(thin, 1))
-    problem = _check_llc(problem, engine, sampler, batch_size, burn_in, nbeta, numbers, counts)
-    batch_size, nbeta = None if batch_size==problem.n else batch_size, problem.n/math.log(problem.n) if nbeta is None else nbeta
-    if not math.isfinite(L0 := problem.loss()): raise ValueError(f'llc: the initial loss must be finite, received {L0}')
-    steps = burn_in+draws*thin
-    batches = batch_size and [minibatches(problem.n, batch_size, steps, seed, c) for c in range(chains)]
-    kw = dict(lr=lr, nbeta=nbeta, localization=localization, noise=noise, seed=seed, chains=chains, steps=steps, batches=batches, init_loss=L0,
-              checks=np.linspace(burn_in, steps-1, min(20, steps-burn_in), dtype=int).tolist(),
-              bar=lambda it: _progress(it, desc='LLC', enabled=progress))
-    if engine=='batched': kw |= dict(sampler=sampler, box=box, friction=friction, adapt=burn_in)
-    elif box is not None: raise ValueError(f'llc: box goes with the batched engine, received {box}')
-    record = (run_chains if engine=='batched' else devinterp_chains)(problem, **kw)
-    top = top_curvature(problem, curvature_samples, seed)
-    settings = dict(lr=lr, localization=localization, draws=draws, burn_in=burn_in, batch_size=batch_size, engine=engine, sampler=sampler,
-                    thin=thin, box=box, friction=friction, seed=seed, noise=noise, n=problem.n)
-    return _summary(problem, record, nbeta, L0, settings, batches, top, start)
-
-_progress = progress   # the function, where an argument has its name
+    problem, nbeta, batch_size, L0 = _check_llc(problem, engine, sampler, batch_size, nbeta, numbers, counts)
+    if box is not None and engine!='batched': raise ValueError(f'llc: box goes with the batched engine, received {box}')
+    settings = dict(lr=lr, localization=localization, draws=draws, burn_in=burn_in, batch_size=batch_size, engine=engine,
+                    sampler=sampler, thin=thin, box=box, friction=friction, seed=seed, noise=noise, n=problem.n)
+    record, batches = _sample(problem, settings, nbeta, chains, L0, progress)
+    return _summary(problem, record, nbeta, L0, settings, batches, top_curvature(problem, curvature_samples, seed), start)
 
 # %% ../../nbs/67_rlct.estimate.ipynb #c937f0a1
 def _summary(problem, record:Chains, nbeta, L0, settings, batches, top, start):
@@ -155,12 +176,13 @@ def _summary(problem, record:Chains, nbeta, L0, settings, batches, top, start):
     lam = (nbeta*(full-L0)).cpu().numpy()
     loss = full[:, s['thin']-1::s['thin']].cpu().numpy()
     per = nbeta*(loss-L0).mean(1)
-    d = diagnose(record, lam, burn_in=s['burn_in'], lr=s['lr'], nbeta=nbeta, localization=s['localization'], P=problem.P, sampler=s['sampler'], top=top)
+    d = diagnose(record, lam, nbeta=nbeta, P=problem.P, top=top, **{k:s[k] for k in ('burn_in', 'lr', 'localization', 'sampler')})
     if batches:
         q = _paired(problem, full, batches, s['burn_in'], nbeta)
         d |= dict(llc_paired=float(q.mean()), llc_paired_stderr=se(q))
     why = objections(d, per.mean(), se(per), chains, s['noise'])
-    return LLC(float(per.mean()), se(per), per, loss, L0, nbeta, s, d, why, notes(d, nbeta, s['localization']), time.perf_counter()-start, record.evals)
+    return LLC(float(per.mean()), se(per), per, loss, L0, nbeta, s, d, why, notes(d, nbeta, s['localization']),
+               time.perf_counter()-start, record.evals)
 
 # %% ../../nbs/67_rlct.estimate.ipynb #a64e5f63
 def llc_layers(
@@ -175,6 +197,7 @@ def llc_layers(
     if not out: raise ValueError('llc_layers: a weight-bearing layer must be free, received none')
     return out
 
+# %% ../../nbs/67_rlct.estimate.ipynb #661baa27
 def llc_path(
     problem:Problem,
     checkpoints,    # weights (T,P), or T vectors, as training left them
@@ -184,7 +207,8 @@ def llc_path(
     "LLC of every checkpoint, with the same settings and streams"
     ws = [torch.as_tensor(w) for w in checkpoints]
     at = np.arange(len(ws)) if at is None else np.asarray(at)
-    if not ws or at.shape!=(len(ws),): raise ValueError(f'llc_path: need checkpoints and one place each, received {len(ws)} and {at.shape}')
+    if not ws or at.shape!=(len(ws),):
+        raise ValueError(f'llc_path: need checkpoints and one place each, received {len(ws)} and {at.shape}')
     rs = [llc(problem.at(w), progress=False, **kw) for w in _progress(ws, desc='checkpoints', enabled=progress)]
     low, high = np.array([r.interval() for r in rs]).T
     cols = dict(llc=[r.mean for r in rs], stderr=[r.stderr for r in rs], low=low, high=high, loss=[r.init_loss for r in rs],
@@ -197,12 +221,10 @@ def plot_path(
     ax=None
 ):
     "The LLC through training with its intervals; open circles where it is not to be trusted"
-    if ax is None:
-        import matplotlib.pyplot as plt
-        ax = plt.figure(figsize=(5, 3)).gca()
-    x, ok = ds.checkpoint.values, ds.trusted.values
+    ax, x, ok = _axes(ax), ds.checkpoint.values, ds.trusted.values
     line, = ax.plot(x, ds.llc)
     ax.fill_between(x, ds.low, ds.high, color=line.get_color(), alpha=.2, lw=0)
-    ax.plot(x[ok], ds.llc[ok], 'o', ms=4, color=line.get_color()); ax.plot(x[~ok], ds.llc[~ok], 'o', ms=4, mfc='none', color=line.get_color())
+    for some,fill in (ok, line.get_color()), (~ok, 'none'):
+        ax.plot(x[some], ds.llc[some], 'o', ms=4, color=line.get_color(), mfc=fill)
     ax.set(xlabel='checkpoint', ylabel=f'LLC at nβ = {ds.nbeta:.3g}')
     return ax

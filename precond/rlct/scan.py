@@ -7,7 +7,7 @@ __all__ = ['TemperatureScan', 'control', 'temperature_scan']
 
 # %% ../../nbs/68_rlct.scan.ipynb #8c1df3a9
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -40,8 +40,9 @@ class TemperatureScan:
     def trusted(self)->bool: return not self.reasons
     def __repr__(self):
         lo, hi = self.fit.interval
-        return (f'TemperatureScan: RLCT {self.rlct:.4g} ± {self.stderr:.2g} (95 %: {lo:.4g} to {hi:.4g}), multiplicity {self.multiplicity} '
-                f'with probability {self.fit.probabilities[self.multiplicity-1]:.2f}, from {self.nbeta.size} temperatures: '
+        return (f'TemperatureScan: RLCT {self.rlct:.4g} ± {self.stderr:.2g} (95 %: {lo:.4g} to {hi:.4g}), '
+                f'multiplicity {self.multiplicity} with probability {self.fit.probabilities[self.multiplicity-1]:.2f}, '
+                f'from {self.nbeta.size} temperatures: '
                 +('trusted' if self.trusted else 'NOT trusted: '+'; '.join(self.reasons)))
     def plot(self, ax=None):
         "The ladder with its errors, the fit, and the extrapolated value"
@@ -66,15 +67,16 @@ def _steps(problem, nbeta, gamma, safety, friction, steps, seed, L0, members=4):
     lr, W, top = safety**2/(nbeta*max(top_curvature(problem, seed=seed), 0.)+4*gamma), None, np.zeros(T)
     for k in range(3):
         for _ in range(16):                                                    # a step too long for where the chains go is cut
-            c = run_chains(problem, steps=steps, lr=own(lr), nbeta=own(nbeta), localization=gamma, chains=T*members, sampler='langevin',
-                           friction=friction, start=W, seed=derive_seed(seed, 'pilot', k), stop=False, init_loss=L0)
+            c = run_chains(problem, steps=steps, lr=own(lr), nbeta=own(nbeta), localization=gamma, chains=T*members,
+                           sampler='langevin', friction=friction, start=W, seed=derive_seed(seed, 'pilot', k), stop=False,
+                           init_loss=L0)
             warm = own(nbeta)*(c.loss[:, steps//2:].mean(1).cpu().numpy()-L0)
             bad = ~(warm<2*problem.P+10).reshape(T, members).all(1)            # at rest it is P at most
             if not bad.any(): break
             lr = np.where(bad, lr/4, lr)
             if W is not None: W[torch.as_tensor(own(bad), device=W.device)] = problem.weights   # from the start again
-        else: raise ValueError(f'temperature_scan: pilot chains must stay finite, received divergence at nbeta {nbeta[bad].tolist()} '
-                               f'with steps down to {lr.min():.2g}')
+        else: raise ValueError('temperature_scan: pilot chains must stay finite, received divergence at nbeta '
+                               f'{nbeta[bad].tolist()} with steps down to {lr.min():.2g}')
         W = c.weights
         here = np.array([top_curvature(problem.at(w), seed=seed) for w in W]).reshape(T, members).max(1)
         top = np.maximum(np.maximum(here, top) if k>1 else here, 0.)           # the first pilots may not have arrived
@@ -95,20 +97,37 @@ def _sample(problem, nbeta, lr, gamma, friction, W, chains, burn_in, draws, seed
     each = lambda v: np.repeat(v, chains)
     for _ in range(tries):
         start = W[todo].repeat_interleave(-(-chains//W.shape[1]), 1)[:, :chains].flatten(0, 1)
-        c = run_chains(problem, steps=steps, lr=each(lr[todo]), nbeta=each(nbeta[todo]), localization=gamma, chains=len(start), sampler='langevin',
-                       friction=friction, start=start, seed=derive_seed(seed, 'scan', len(todo)), init_loss=L0, stop=False, bar=bar)
-        parts = {r:_rows(c, slice(k*chains, (k+1)*chains)) for k,r in enumerate(todo)}
+        c = run_chains(problem, steps=steps, lr=each(lr[todo]), nbeta=each(nbeta[todo]), localization=gamma, chains=len(start),
+                       sampler='langevin', friction=friction, start=start, seed=derive_seed(seed, 'scan', len(todo)),
+                       init_loss=L0, stop=False, bar=bar)
+        parts = {r:c.take(slice(k*chains, (k+1)*chains)) for k,r in enumerate(todo)}
         out |= {r:p for r,p in parts.items() if (p.diverged<0).all()}
         todo = np.array([r for r in todo if r not in out], dtype=int)
         if not len(todo): return lr, [out[r] for r in range(len(nbeta))]
         lr[todo] /= 4
-    raise ValueError(f'temperature_scan: chains must stay finite, received divergence at nbeta {nbeta[todo].tolist()} with steps of {lr[todo].tolist()}: lower safety')
-
-def _rows(c, rows):
-    "The record of some chains"
-    return replace(c, **{f.name:getattr(c, f.name)[rows] for f in fields(c) if f.name!='evals'})
+    raise ValueError(f'temperature_scan: chains must stay finite, received divergence at nbeta {nbeta[todo].tolist()} '
+                     f'with steps of {lr[todo].tolist()}: lower safety')
 
 # %% ../../nbs/68_rlct.scan.ipynb #98bc9677
+def _check_scan(**values):
+    "Refuse settings that cannot be sampled"
+    rules = dict(localization=(lambda v: v>0, '> 0'), chains=(lambda v: v>=4, '>= 4'), draws=(lambda v: v>=20, '>= 20'),
+                 safety=(lambda v: 0<v<2, 'in (0,2)'), burn_in=(lambda v: v is None or v>=0, '>= 0'))
+    for k,(ok,need) in rules.items():
+        if not ok(values[k]): raise ValueError(f'temperature_scan: {k} must be {need}, received {values[k]}')
+
+def _rung(problem, own, b, lr, top, gamma, burn_in, L0):
+    "LLC of every chain (chains,), less what its virial explains, and the rung's row of the table"
+    lam = (b*(own.loss[:, burn_in:]-L0)).cpu().numpy()
+    d = diagnose(own, lam, burn_in=burn_in, lr=lr, nbeta=b, localization=gamma, P=problem.P, sampler='langevin', top=top)
+    per = control(lam, own.virial[:, burn_in:].cpu().numpy()-problem.P)
+    se = lambda v: v.std(ddof=1)/len(v)**.5
+    mild = dict(mala_acceptance=1., ess=np.inf, split_rhat=max(1., d['split_rhat']-.1))     # noise is in the error, and
+    why = '; '.join(objections(d|mild, per.mean(), se(per), len(per)))                      # the virial checks the step
+    return per, dict(llc=per.mean(), stderr=se(per), plain=lam.mean(), plain_stderr=se(lam.mean(1)), lr=lr, top_curvature=top,
+                     why=why)|d
+
+# %% ../../nbs/68_rlct.scan.ipynb #560ae1c2
 def temperature_scan(
     problem:Problem,         # at the weights to look at
     *, nbeta=None,           # (T,) the ladder; None: 8 rungs from 30 to 1e4
@@ -124,27 +143,19 @@ def temperature_scan(
 )->TemperatureScan:
     "RLCT and multiplicity from chains at several temperatures, all in one batch"
     start, nb = time.perf_counter(), _ladder(np.geomspace(30, 1e4, 8) if nbeta is None else nbeta)
-    for k,v,ok in (('localization', localization, localization>0), ('chains', chains, chains>=4), ('draws', draws, draws>=20),
-                   ('safety', safety, 0<safety<2), ('burn_in', burn_in, burn_in is None or burn_in>=0)):
-        if not ok: raise ValueError(f'temperature_scan: {k} must be {dict(localization="> 0", chains=">= 4", draws=">= 20", safety="in (0,2)", burn_in=">= 0")[k]}, received {v}')
+    _check_scan(localization=localization, chains=chains, draws=draws, safety=safety, burn_in=burn_in)
     problem, burn_in, friction = problem.labelled(), draws//2 if burn_in is None else burn_in, 2*localization**.5
     L0 = problem.loss()
     lr, top, W = _steps(problem, nb, localization, safety, friction, max(50, burn_in//4), seed, L0)
     bar = lambda it: _progress(it, desc='temperatures', enabled=progress)
     lr, own = _sample(problem, nb, lr, localization, friction, W, chains, burn_in, draws, seed, L0, bar)
-    rows, per = [], []
-    for k,b in enumerate(nb):
-        lam = (b*(own[k].loss[:, burn_in:]-L0)).cpu().numpy()
-        d = diagnose(own[k], lam, burn_in=burn_in, lr=lr[k], nbeta=b, localization=localization, P=problem.P, sampler='langevin', top=top[k])
-        per.append(control(lam, own[k].virial[:, burn_in:].cpu().numpy()-problem.P))
-        se = lambda v: v.std(ddof=1)/chains**.5
-        mild = dict(mala_acceptance=1., ess=np.inf, split_rhat=max(1., d['split_rhat']-.1))     # noise is in the error; the virial checks the step
-        why = objections(d|mild, per[-1].mean(), se(per[-1]), chains)
-        rows.append(dict(llc=per[-1].mean(), stderr=se(per[-1]), plain=lam.mean(), plain_stderr=se(lam.mean(1)), lr=lr[k], top_curvature=top[k], why='; '.join(why))|d)
+    each = zip(own, nb, lr, top, strict=True)
+    per, rows = zip(*[_rung(problem, c, b, e, h, localization, burn_in, L0) for c,b,e,h in each], strict=True)
     rungs, per = pd.DataFrame(rows, index=pd.Index(nb, name='nbeta')), np.stack(per)
     fit = fit_temperature(nb, rungs.llc.values, rungs.stderr.values, chains=chains, m_max=m_max, max_rise=max_rise)
     reasons = fit.reasons+[f'nbeta {b:.4g}: {w}' for b,w in rungs.why.items() if w]
-    settings = dict(localization=localization, max_rise=max_rise, chains=chains, draws=draws, burn_in=burn_in, safety=safety, seed=seed)
+    settings = dict(localization=localization, max_rise=max_rise, chains=chains, draws=draws, burn_in=burn_in, safety=safety,
+                    seed=seed)
     return TemperatureScan(fit, nb, per, settings, rungs, reasons, time.perf_counter()-start)
 
 _progress = progress   # the function, where an argument has its name

@@ -90,7 +90,8 @@ class TemperatureFit:
     def __repr__(self):
         p = ', '.join(f'{v:.2f}' for v in self.probabilities)
         lo,hi = self.interval
-        return (f'TemperatureFit(rlct {self.rlct:.4g} ± {self.stderr:.2g}, 95 % {lo:.4g} to {hi:.4g}, P(m=1..{len(self.probabilities)}) = {p}, chi2 {self.chi2:.2g}/{self.dof}: '
+        return (f'TemperatureFit(rlct {self.rlct:.4g} ± {self.stderr:.2g}, 95 % {lo:.4g} to {hi:.4g}, '
+                f'P(m=1..{len(self.probabilities)}) = {p}, chi2 {self.chi2:.2g}/{self.dof}: '
                 +('trusted' if self.trusted else 'NOT trusted: '+'; '.join(self.reasons))+')')
 
 # %% ../../nbs/67_rlct.temperature.ipynb #89babab2

@@ -51,7 +51,8 @@ class Config:
 
 PRESETS = dict(
     quick=dict(data='mnist5k', target=.5, epochs=3, max_epochs=20, n_train=1000, n_test=500, seeds=2, tune_epochs=3,
-               sizes=dict(samples=200, probes=4, iters=30, ntk_samples=60, llc_draws=100, llc_burn_in=60, llc_batch=100, llc_lr=5e-4, awd_samples=150, awd_layer=2)),
+               sizes=dict(samples=200, probes=4, iters=30, ntk_samples=60, llc_draws=100, llc_burn_in=200, llc_batch=100, llc_lr=5e-5,
+                          awd_samples=150, awd_layer=2)),
     default=dict(data='mnist5k', target=.05, epochs=10, max_epochs=60, n_train=4000, n_test=1000, seeds=3, tune_epochs=3, sizes={}),
     full=dict(data='mnist', target=.02, epochs=20, max_epochs=100, n_train=60000, n_test=10000, seeds=5, tune_epochs=3,
               sizes=dict(samples=5000, iters=100, probes=16, ntk_samples=500, llc_draws=2000, llc_burn_in=1000, awd_samples=5000)))
@@ -103,7 +104,10 @@ def complete(cfg:Config)->Config:
     pick_device(cfg.device); lens_names(cfg.lenses); learning_rates(cfg.lr, choices(cfg.optimizers, cfg.loss))
     return cfg
 
-def sizes_of(cfg): return Sizes(**{f.name:(int if f.type in (int, 'int') else float)(cfg.sizes.get(f.name, f.default)) for f in fields(Sizes)})
+def sizes_of(cfg)->Sizes:
+    "The sizes of the lenses as integers and floats; None stays"
+    cast = lambda f, v: None if v is None else int(v) if f.type in (int, 'int') else float(v)
+    return Sizes(**{f.name:cast(f, cfg.sizes.get(f.name, f.default)) for f in fields(Sizes)})
 
 # %% ../../nbs/92_study.ipynb #59b2f62a
 START = dict(momentum=.01, nesterov=.01, kfac=.03, ekfac=.03)      # others: the library's default

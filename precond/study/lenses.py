@@ -27,7 +27,8 @@ class Sizes:
     probes: int = 8         # random vectors of the trace and the density
     iters: int = 60         # Lanczos iterations of the density
     ntk_samples: int = 200  # samples of the kernel
-    llc_lr: float = 5e-5    # SGLD step size, at most; lowered where curvature would make it unstable
+    llc_lr: float = None    # SGLD step size, at most (lowered where curvature would make it unstable); None: by calibration
+    llc_budget: int = 12_000 # minibatch gradients of the calibration
     llc_localization: float = 300. # strength of the pull to the trained weights
     llc_chains: int = 4     # chains
     llc_draws: int = 400    # draws a chain, after burn-in
@@ -132,20 +133,32 @@ def noise(s:Sight):
     return noise_scale(per_sample_gradients(p), p.grad())|dict(samples=p.n)
 
 # %% ../../nbs/90_study.lenses.ipynb #51ef4b0f
-@lens('llc', dict(llc=('LLC', 'llc_stderr')), 'samples llc_lr llc_localization llc_chains llc_draws llc_burn_in llc_batch')
+@lens('llc', dict(llc=('LLC', 'llc_stderr')),
+      'samples llc_lr llc_budget llc_localization llc_chains llc_draws llc_burn_in llc_batch')
 def llc(s:Sight):
-    """Local learning coefficient (an effective number of parameters) by SGLD around the trained weights (± standard error
-    over chains). It depends strongly on the pull γ back to the trained weights (llc_localization): compare at equal γ only. '?' marks
-    estimates whose diagnostics fail."""
+    """Local learning coefficient (an effective number of parameters) by SGLD around the trained weights, less what its step adds (±
+    standard error over chains). The step is chosen for each network by calibration. It depends strongly on the pull γ back to the trained
+    weights (llc_localization): compare at equal γ and nβ only. '?' marks estimates whose diagnostics or calibration object."""
     z, p = s.sizes, s.problem
-    top = curvature.eigen(curvature.hessian(subset(p, z.samples, derive_seed(s.seed, 'lens'))), 1, tol=1e-2, progress=False).values.abs().max()
-    nbeta = p.n/math.log(p.n)
-    lr = min(z.llc_lr, 1/(nbeta*float(top)+z.llc_localization))
-    r = rlct.llc(p, lr=lr, nbeta=nbeta, localization=z.llc_localization, chains=z.llc_chains, draws=z.llc_draws, burn_in=z.llc_burn_in,
-                 batch_size=min(z.llc_batch, p.n), curvature_samples=z.samples, seed=derive_seed(s.seed, 'llc'), progress=False)
-    return dict(llc=float(r.mean), llc_stderr=float(r.stderr), trusted=bool(r.trusted), reasons=list(r.reasons), nbeta=float(r.nbeta),
-                lr=lr, localization=z.llc_localization, init_loss=float(r.init_loss), diagnostics=dict(r.diagnostics),
-                per_chain=np.asarray(r.per_chain), loss_trace=np.asarray(r.loss_trace))
+    kw = dict(nbeta=p.n/math.log(p.n), localization=z.llc_localization, chains=z.llc_chains, batch_size=min(z.llc_batch, p.n),
+              curvature_samples=z.samples, seed=derive_seed(s.seed, 'llc'), progress=False)
+    length, tried = dict(draws=z.llc_draws, burn_in=z.llc_burn_in), 0
+    if z.llc_lr is None:
+        c = rlct.calibrate(p, budget=z.llc_budget, sensitivity=False, **kw)
+        r, tried = c.llc(**length), len(c.table)
+    else: r = rlct.llc(p, lr=_stable_step(s, kw['nbeta']), **length, **kw)
+    lr, b, g = r.settings['lr'], r.nbeta, z.llc_localization
+    how = f'by calibration, {tried} settings tried' if tried else 'given' if lr==z.llc_lr else 'given, lowered for stability'
+    return dict(llc=r.corrected, llc_stderr=r.stderr, llc_mean=r.mean, trusted=r.trusted, reasons=r.reasons, nbeta=b, lr=lr, localization=g,
+                chosen=f'SGLD step {lr:.2g} ({how}) at nβ = {b:.4g}, γ = {g:g}', init_loss=r.init_loss, diagnostics=r.diagnostics,
+                per_chain=r.per_chain, loss_trace=r.loss_trace)
+
+def _stable_step(s, nbeta):
+    "The step given, lowered where the top curvature would make it unstable"
+    z = s.sizes
+    H = curvature.hessian(subset(s.problem, z.samples, derive_seed(s.seed, 'lens')))
+    top = float(curvature.eigen(H, 1, tol=1e-2, progress=False).values.abs().max())
+    return min(z.llc_lr, 1/(nbeta*top+z.llc_localization))
 
 # %% ../../nbs/90_study.lenses.ipynb #29d94033
 @lens('ntk', dict(kernel_change=('‖ΔΘ‖/‖Θ₀‖', None)), 'ntk_samples')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'FIGURES', 'PAGE', 'Number', 'pretty', 'summary', 'headings', 'rows', 'tables', 'training_figure',
-           'compare_figure', 'density_figure', 'power_figure', 'trace_figure', 'figures', 'notes', 'Report', 'source',
-           'write_report', 'json_text']
+           'compare_figure', 'density_figure', 'power_figure', 'trace_figure', 'figures', 'notes', 'chosen', 'Report',
+           'source', 'write_report', 'json_text']
 
 # %% ../../nbs/91_study.report.ipynb #f7ec1dc0
 import base64, json, math
@@ -200,6 +200,7 @@ which is why it is held equal; they also depend on the parametrisation, so compa
 <p class="note">The same runs after the same number of passes through the data: here optimizers differ in how far they got.</p>
 <h2>Optimizers and their learning rates</h2><p class="note">Chosen by training loss after {{ cfg.tune_epochs }} epoch{{ 's' if cfg.tune_epochs>1 }} on a grid of factor √10, with a seed of its own.</p><ul>
 {% for k,r in rates.items() %}<li><b>{{ k }}</b>: {{ '%.3g'|format(r.lr) }}{% if r.trials %} — {% for lr,v in r.trials %}{{ '%.3g'|format(lr) }} → {{ '%.4g'|format(v) }}{{ ', ' if not loop.last }}{% endfor %}{% else %} (given){% endif %}{% if r.optimizer %}<br><span class="note">{{ r.optimizer }}</span>{% endif %}</li>{% endfor %}</ul>
+{% if chosen %}<h2>Settings that lenses chose</h2><ul>{% for c in chosen %}<li>{{ c }}</li>{% endfor %}</ul>{% endif %}
 {% if notes %}<h2>Doubts and failures</h2><ul>{% for n in notes %}<li>{{ n }}</li>{% endfor %}</ul>{% endif %}
 <h2>Provenance</h2><pre>{{ provenance }}</pre></body></html>''')
 
@@ -221,6 +222,11 @@ def notes(study)->list: # of sentences
         elif r.values.get('trusted') is False: out.append(f"{label}, seed {s}, {lens}: not trusted: {'; '.join(r.values['reasons'])}.")
         elif r.values.get('converged') is False: out.append(f'{label}, seed {s}, {lens}: eigenvalues did not converge.')
     return out
+
+def chosen(study)->list: # of sentences
+    "Settings that lenses found for each network, and whether they trust them"
+    found = [(f'{label}, seed {s}, {lens}', r.values) for (label,s,lens),r in study.looks.items() if 'chosen' in r.values]
+    return [f"{who}: {v['chosen']}; {'trusted' if v['trusted'] else 'not trusted, see below'}." for who,v in found]
 
 @dataclass
 class Report:
@@ -253,7 +259,7 @@ def write_report(study)->Report:
         plt.close(fig)
     first = next(iter(study.trains.values()))
     used = {k for _,_,k in study.looks}
-    page = PAGE.render(cfg=study.config, R=R, one=one, two=two, figs=src, rates=study.rates, notes=notes(study), P=len(first.arrays.get('weights', ())),
+    page = PAGE.render(cfg=study.config, R=R, one=one, two=two, figs=src, rates=study.rates, notes=notes(study), chosen=chosen(study), P=len(first.arrays.get('weights', ())),
         source=source(first.values['data']), lenses=[l for k,l in LENSES.items() if k in used], provenance=json_text(study.provenance),
         table=lambda df: _html_table(df, _hollow(R)))
     html = atomic_write(out/'report.html', lambda f: f.write(page.encode()))
