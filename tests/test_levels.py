@@ -6,7 +6,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = ['core',
-          'theory data models batched curvature viz',
+          'theory data models batched stacked curvature viz',
           'optim',
           'train kernel rlct awd',
           'sweep',
