@@ -22,13 +22,16 @@ _op = torch.ops.aten
 
 def _tanh(z): return z.mul_(2).sigmoid_().mul_(2).sub_(1)
 
-# value of z, which it may overwrite; derivative times g, from z or from the value
-_ACTS = dict(relu=(torch.relu_, lambda g, a: _op.threshold_backward(g, a, 0), 'value'),
-             tanh=(_tanh, _op.tanh_backward, 'value'),
-             sigmoid=(torch.sigmoid_, _op.sigmoid_backward, 'value'),
-             swish=(F.silu, _op.silu_backward, 'input'),
-             softplus=(F.softplus, lambda g, z: _op.softplus_backward(g, z, 1., 20.), 'input'),
-             gelu=(F.gelu, _op.gelu_backward, 'input'))
+def _slope(op, *args):
+    "In place on the incoming g"
+    return lambda g, z: op.grad_input(g, z, *args, grad_input=g)
+
+# value of z, which it may overwrite; g times the derivative, from z or from the value
+_ACTS = dict(relu=(torch.relu_, _slope(_op.threshold_backward, 0), 'value'),
+             tanh=(_tanh, _slope(_op.tanh_backward), 'value'),
+             sigmoid=(torch.sigmoid_, _slope(_op.sigmoid_backward), 'value'),
+             swish=(F.silu, _slope(_op.silu_backward), 'input'),
+             softplus=(F.softplus, _slope(_op.softplus_backward, 1., 20.), 'input'))
 _TYPES = {nn.ReLU:'relu', nn.Tanh:'tanh', nn.Sigmoid:'sigmoid', nn.SiLU:'swish'}
 
 # %% ../nbs/17_stacked.ipynb #cf68353d
@@ -68,33 +71,51 @@ class _Chain:
         self.cuts = dict(zip(problem.names, map(slice, [0, *ends], ends)))
         linear = [s for s in steps if isinstance(s, _Linear)]
         self.first = next(i for i,s in enumerate(linear) if {s.W, s.b}&set(self.cuts))        # nothing before it is free
-    def _get(self, W, name):
-        "(c,...) or, of what is held fixed, (1,...)"
-        return W[:, self.cuts[name]].unflatten(1, self.shapes[name]) if name in self.cuts else self.fixed[name][None]
+        self.buffers, self.calls = {}, 0
+    def _scaled(self, W, name, factor):
+        "A parameter times a factor: (c,...) or, of what is held fixed, (1,...)"
+        return _times(W[:, self.cuts[name]].unflatten(1, self.shapes[name]) if name in self.cuts else self.fixed[name][None], factor)
+    def _product(self, a, b, key):
+        "a (c,o,d) times b (d,n) or (c,d,n), in the buffer of that name"
+        c, shared = max(len(a), 1 if b.ndim==2 else len(b)), b.ndim==2
+        shape = len(a) if shared else c, a.shape[1], b.shape[-1]
+        out = self.buffers.get(key)
+        if out is None or out.shape!=shape or out.dtype!=a.dtype: out = self.buffers[key] = a.new_empty(shape)
+        if shared: torch.mm(a.flatten(0, 1), b, out=out.flatten(0, 1))
+        elif a.shape[2]==1 and len(a)==len(b): torch.mul(a, b, out=out)
+        else: torch.bmm(a.expand(c, -1, -1), b.expand(c, -1, -1), out=out)
+        return out
     def __call__(self, W, x, own=False):
-        h, kept, c = x.flatten(1+own).mT, [], len(W)                                          # (d,n) or (c,d,n)
-        for s in self.steps:
+        self.calls += 1
+        h, kept, c, call = x.flatten(1+own).mT.contiguous(), [], len(W), self.calls           # (d,n) or (c,d,n)
+        for i,s in enumerate(self.steps):
             if isinstance(s, _Linear):
-                w = self._get(W, s.W)*s.scale
+                w = self._scaled(W, s.W, s.scale)
                 kept.append((h, w))
-                z = (w.flatten(0, 1)@h).view(len(w), -1, h.shape[-1]) if h.ndim==2 else w@h
-                h = z if s.b is None else z+self._get(W, s.b)[..., None]*s.offset
+                h, b = self._product(w, h, i), None if s.b is None else self._scaled(W, s.b, s.offset)[..., None]
+                if b is not None: h = h.add_(b) if len(b)<=len(h) else h+b
             else:
-                value, slope, of = _ACTS[s]
+                value, _, of = _ACTS[s]
                 z, h = h, value(h)
                 kept.append(h if of=='value' else z)
-        return h.expand(c, *h.shape[1:]).mT, lambda u: self._pull(kept, u.mT, W)
+        out = h.expand(c, *h.shape[1:]).mT.clone()
+        def pull(u):
+            if call!=self.calls: raise ValueError('batched_vjp: a pullback holds until the next call, received a later one')
+            return self._pull(kept, u.mT, W)
+        return out, pull
     def _pull(self, kept, g, W):
         "J^T u (c,P) of cotangents g (c,C,n)"
         out, left = torch.zeros_like(W), sum(isinstance(s, _Linear) for s in self.steps)
         for s,saved in zip(reversed(self.steps), reversed(kept), strict=True):
             if not isinstance(s, _Linear): g = _ACTS[s][1](g, saved); continue
             (h, w), left = saved, left-1
-            if s.W in self.cuts: out[:, self.cuts[s.W]] = _outer(g, h).flatten(1).mul_(s.scale)
-            if s.b in self.cuts: out[:, self.cuts[s.b]] = g.sum(2).mul_(s.offset)
+            if s.W in self.cuts: out[:, self.cuts[s.W]] = _times(_outer(g, h).flatten(1), s.scale)
+            if s.b in self.cuts: out[:, self.cuts[s.b]] = _times(g.sum(2), s.offset)
             if left<=self.first: return out
-            g = w.mT@g
+            g = self._product(w.mT, g, ('back', left))
         return out
+
+def _times(t, factor): return t if factor==1 else t*factor
 
 def _outer(g, h):
     "Products (c,o,d) of g (c,o,n) with h (d,n), shared, or (c,d,n)"
