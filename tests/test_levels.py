@@ -6,8 +6,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = ['core',
-          'theory data models batched stacked curvature viz',
-          'optim',
+          'theory data models batched curvature viz',
+          'optim stacked',
           'train kernel rlct awd',
           'sweep',
           'recipes',
