@@ -11,6 +11,7 @@ from typing import Callable
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 from torch.func import vjp, vmap
 
@@ -103,17 +104,20 @@ class _Chain:
             if call!=self.calls: raise ValueError('batched_vjp: a pullback holds until the next call, received a later one')
             return self._pull(kept, u.mT, W)
         return out, pull
-    def _pull(self, kept, g, W):
-        "J^T u (c,P) of cotangents g (c,C,n)"
-        out, left = torch.zeros_like(W), sum(isinstance(s, _Linear) for s in self.steps)
-        for s,saved in zip(reversed(self.steps), reversed(kept), strict=True):
-            if not isinstance(s, _Linear): g = _ACTS[s][1](g, saved); continue
-            (h, w), left = saved, left-1
-            if s.W in self.cuts: out[:, self.cuts[s.W]] = _times(_outer(g, h).flatten(1), s.scale)
-            if s.b in self.cuts: out[:, self.cuts[s.b]] = _times(g.sum(2), s.offset)
-            if left<=self.first: return out
-            g = self._product(w.mT, g, ('back', left))
-        return out
+
+# %% ../nbs/17_stacked.ipynb #007af461
+@patch
+def _pull(self:_Chain, kept, g, W):
+    "J^T u (c,P) of cotangents g (c,C,n)"
+    out, left = torch.zeros_like(W), sum(isinstance(s, _Linear) for s in self.steps)
+    for s,saved in zip(reversed(self.steps), reversed(kept), strict=True):
+        if not isinstance(s, _Linear): g = _ACTS[s][1](g, saved); continue
+        (h, w), left = saved, left-1
+        if s.W in self.cuts: out[:, self.cuts[s.W]] = _times(_outer(g, h).flatten(1), s.scale)
+        if s.b in self.cuts: out[:, self.cuts[s.b]] = _times(g.sum(2), s.offset)
+        if left<=self.first: return out
+        g = self._product(w.mT, g, ('back', left))
+    return out
 
 def _times(t, factor): return t if factor==1 else t*factor
 

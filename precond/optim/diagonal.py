@@ -63,7 +63,7 @@ def fisher_diagonal(
     factored = factored_layers(problem) if factored is None else factored
     layers = [r for r in layer_parameters(problem)[0] if r[0] in factored]
     if layers: S, signals = layer_signals(problem, layers, kind, generator, 'diagonal')
-    else: S, signals = output_factor(problem, record_layers(problem, [])[0], kind, generator), {}
+    else: S, signals = output_factor(problem, record_layers(problem, [])[0], kind, generator, 'optim diagonal'), {}
     D, where, rest = torch.zeros_like(problem.weights), slices(problem), set(problem.names)
     for k,_,w,b in layers:
         M = gradient_moments(*signals[k])

@@ -50,7 +50,7 @@ class GaussNewton(Method):
             raise ValueError(f'optim gauss_newton: damping must be in [min_damping, max_damping] = '
                              f'[{self.min_damping:g}, {self.max_damping:g}], received {self.damping!r}')
     def init(self, w, problem=None):
-        rows = fisher_rows(self._problem(problem).batch(slice(0, 8)).at(w), 'ggn')
+        rows = fisher_rows(self._problem(problem).batch(slice(0, 8)).at(w), 'ggn', who='optim gauss_newton')
         return dict(t=0, damping=float(self.damping), ratio=None, refused=0, factored=isinstance(rows.parts[0], LayerRows))
 
 # %% ../../nbs/45_optim.gauss_newton.ipynb #e39a3d3d
@@ -60,7 +60,7 @@ def lm_trials(
     lr, wd, space, factored
 ): # trial(damping) -> (new weights, actual reduction, predicted reduction), and the rounding level of the loss
     "The step for a damping with what it gains"
-    w, rows = problem.weights, fisher_rows(problem, 'ggn', None, factored)
+    w, rows = problem.weights, fisher_rows(problem, 'ggn', None, factored, who='optim gauss_newton')
     z, M, mu = coordinates(problem, rows, 'ggn'), undamped(rows, space), float(wd.min()) if torch.is_tensor(wd) else wd
     c, total = g-(problem.grad() if z is None else rows.rmv(z)), decayed(g, w, wd)
     loss = lambda w: problem.at(w).losses().double().mean().item()

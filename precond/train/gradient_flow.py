@@ -202,38 +202,49 @@ def _admit(self):
     values = _numbers(loss, state['O'], Y, alpha, self.margin[first:], state['G'])
     for i,m in enumerate(new):
         m.clock, m.dt, m.evals = time.perf_counter(), m.rules.dt, 1
-        self.settle(first+i, m, dict(zip(_NUMBERS, values[:, i].tolist())), 0.)
+        self.settle(m, dict(zip(_NUMBERS, values[:, i].tolist())), 0.)
+    self.checkpoint(list(range(first, len(self.live))))
 _Pool.admit = _admit
 
 # %% ../../nbs/55_train.gradient_flow.ipynb #7d78d329
-def _settle(self, i, m, row, dt):
-    "Record the accepted step of slot i; its checkpoint where one is due"
+def _settle(self, m, row, dt):
+    "Record an accepted step; whether a checkpoint is due"
     m.trace.append((m.step, m.t, dt, row['dgrad'], row['dout'], row['loss'], row['grad_norm'], int(row['nd']), row['mind'], row['maxd'], row['err'], m.tries))
     m.tries, m.stopped = 0, m.verdict(row, self.n)
-    if m.passed(row['mind']) or m.step>=m.due or m.stopped: self.checkpoint(i, m, row, dt)
+    due = m.passed(row['mind']) or m.step>=m.due or bool(m.stopped)
     m.schedule()
+    return due
 
-def _checkpoint(self, i, m, row, dt):
-    "A row of the history; remember the best test error"
-    s, p = slice(i, i+1), m.problem
-    w, dw = self.W[i], self.W[i]-self.W0[i]
-    parts = lambda v: [float(t.norm()) for t in p.unflatten(v).values()]
-    out = dict(step=m.step, t=m.t, dt=dt, dgrad=row['dgrad'], dout=row['dout'], loss=row['loss'], grad_norm=row['grad_norm'], evals=m.evals,
-               wall=time.perf_counter()-m.clock, norm=float(w.norm()), dnorm=float(dw.norm()), wnorm=parts(w), dwnorm=parts(dw))
-    seen = dict(train=(self.O[s], self.F0[s], self.Y[s]))
+_SEEN = 'loss', 'aloss', 'err', 'nd', 'mind', 'maxd', 'dfnorm', 'fnorm'
+
+def _seen(loss_fn, o, f0, y, alpha, margin, subtract):
+    "(8,c): _SEEN of outputs o (c,n,C)"
+    v, _ = _scaled_loss(loss_fn, o, y, alpha)
+    scaled, loss, rms = _margins(o, y)*alpha[:, None], v.mean(1), lambda t: t.square().mean((1, 2)).sqrt()
+    rows = loss, alpha*loss, (scaled<=0).double().mean(1), (scaled<margin[:, None]).sum(1), scaled.amin(1), scaled.amax(1), rms(o), rms(o+f0 if subtract else o)
+    return torch.stack([r.double() for r in rows]).cpu().numpy()
+
+def _checkpoint(self, slots):
+    "A row of the history for each of these slots; remember the best test errors"
+    if not slots: return
+    at = torch.tensor(slots, device=self.W.device)
+    W, alpha, margin = self.W[at], self.alpha[at], self.margin[at]
+    dW, sizes = W-self.W0[at], self.live[0].problem._sizes
+    norms = torch.stack([torch.stack([t.norm(dim=1) for t in V.split(sizes, 1)], 1) for V in (W, dW)]).tolist()       # (2,c,parameters)
+    whole = torch.stack([W.norm(dim=1), dW.norm(dim=1)]).tolist()
+    seen, out = dict(train=_seen(self.loss_fn, self.O[at], self.F0[at], self.Y[at], alpha, margin, self.subtract)), None
     if self.test:
-        f = self.outputs(self.W[s], self.test[0])
-        seen['test'] = f-self.T0[s] if self.subtract else f, self.T0[s], self.test[1][None]
-    for k,(o, f0, y) in seen.items():
-        v, _ = _scaled_loss(self.loss_fn, o, y, self.alpha[s])
-        scaled = m.alpha*_margins(o, y)
-        loss, f = float(v.mean()), o+f0 if self.subtract else o
-        rms = lambda t: float(t.square().mean().sqrt())
-        out |= {f'{k}_{name}':val for name,val in dict(loss=loss, aloss=m.alpha*loss, err=float((scaled<=0).double().mean()), nd=int((scaled<m.rules.stop_margin).sum()),
-                mind=float(scaled.min()), maxd=float(scaled.max()), dfnorm=rms(o), fnorm=rms(f)).items()}
-    m.history.append(out)
-    if self.test and (not m.best or out['test_err']<m.best['err']):
-        m.best, m.bettered = dict(step=m.step, t=m.t, err=out['test_err'], outputs=seen['test'][0][0].clone()), out['wall']
+        f = self.outputs(W, self.test[0])
+        out = f-self.T0[at] if self.subtract else f
+        seen['test'] = _seen(self.loss_fn, out, self.T0[at], self.test[1].expand(len(at), -1), alpha, margin, self.subtract)
+    for j,i in enumerate(slots):
+        m = self.live[i]
+        row = dict(zip('step t dt dgrad dout loss grad_norm'.split(), m.trace[-1]))|dict(evals=m.evals, wall=time.perf_counter()-m.clock,
+                   norm=whole[0][j], dnorm=whole[1][j], wnorm=norms[0][j], dwnorm=norms[1][j])
+        row |= {f'{k}_{name}':int(v) if name=='nd' else v for k,values in seen.items() for name,v in zip(_SEEN, values[:, j].tolist(), strict=True)}
+        m.history.append(row)
+        if self.test and (not m.best or row['test_err']<m.best['err']):
+            m.best, m.bettered = dict(step=m.step, t=m.t, err=row['test_err'], outputs=out[j].clone()), row['wall']
 
 _Pool.settle, _Pool.checkpoint = _settle, _checkpoint
 
@@ -261,24 +272,24 @@ def _pass(self):
     elif any(ok):
         pick = torch.tensor(ok, device=W.device).nonzero()[:, 0]
         for k,v in new.items(): getattr(self, k).index_copy_(0, pick, v[pick])
-    for i,(m, r, good) in enumerate(zip(live, rows, ok, strict=True)): self.judge(i, m, r, good, dt[i])
+    self.checkpoint([i for i,(m, r, good) in enumerate(zip(live, rows, ok, strict=True)) if self.judge(m, r, good, dt[i])])
     self.retire()
 
 _Pool.step = _pass
 
 # %% ../../nbs/55_train.gradient_flow.ipynb #e17c5a17
-def _judge(self, i, m, r, good, dt):
-    "Move one member's clock, or cut its step"
+def _judge(self, m, r, good, dt):
+    "Move one member's clock, or cut its step; whether a checkpoint is due"
     m.evals += 1
     if not good:
         m.tries, m.rejected, m.dt = m.tries+1, m.rejected+1, dt/10
         spent = m.rules.max_evals is not None and m.evals>=m.rules.max_evals
         wall = m.rules.max_wall is not None and time.perf_counter()-m.clock>m.rules.max_wall
         m.stopped = 'frozen' if m.t+m.dt==m.t or m.dt<1e-300 else 'evals' if spent else 'wall' if wall else None
-        return
+        return bool(m.stopped) and m.history[-1]['step']!=m.step
     m.t, m.step = m.t+dt, m.step+1
     if r['dgrad']<.5*m.rules.max_dgrad and r['dout']<.5*m.rules.max_dout/m.alpha: m.dt = dt*1.1
-    self.settle(i, m, r, dt)
+    return self.settle(m, r, dt)
 
 def _retire(self):
     "Take the results of members that have stopped, and free their slots"
@@ -286,7 +297,6 @@ def _retire(self):
     if len(stay)==len(self.live): return
     for i,m in enumerate(self.live):
         if not m.stopped: continue
-        if m.history[-1]['step']!=m.step: self._last(i, m)
         trace = dict(zip('step t dt dgrad dout loss grad_norm nd mind maxd err rejected'.split(), map(np.array, zip(*m.trace)), strict=True))
         f = self.outputs(self.W[i:i+1], self.test[0])[0] if self.test else None
         test = None if f is None else f-self.T0[i] if self.subtract else f
@@ -297,12 +307,7 @@ def _retire(self):
         if torch.is_tensor(v := getattr(self, k, None)): setattr(self, k, v[keep])
     self.live = [self.live[i] for i in stay]
 
-def _last(self, i, m):
-    "The checkpoint of a member that stops between steps"
-    row = dict(zip('step t dt dgrad dout loss grad_norm'.split(), m.trace[-1]))
-    self.checkpoint(i, m, row, row['dt'])
-
-_Pool.judge, _Pool.retire, _Pool._last = _judge, _retire, _last
+_Pool.judge, _Pool.retire = _judge, _retire
 
 # %% ../../nbs/55_train.gradient_flow.ipynb #679b154e
 _progress = progress   # the function, where an argument has its name
