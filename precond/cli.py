@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'KNOWN', 'RECIPES', 'Command', 'command', 'DataInfo', 'run_data', 'Optimizers', 'run_optimizers', 'LLC',
-           'run_llc', 'Sweep', 'axis', 'grid_of', 'recipe_path', 'run_sweep', 'failures', 'split_sweep', 'parse',
-           'usage', 'main']
+           'run_llc', 'Sweep', 'recipe_path', 'presets_of', 'grid_from', 'option', 'run_sweep', 'print_presets',
+           'reasons', 'split_sweep', 'parse', 'usage', 'main']
 
 # %% ../nbs/95_cli.ipynb #e9deb66e
-import contextlib, importlib, io, re, sys, typing, warnings
+import contextlib, importlib, io, re, sys, warnings
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -50,6 +50,9 @@ COMMANDS = dict(
     bench=Command('precond.recipes.bench', 'speed and accuracy of the curvature tools here, beside PyHessian and curvlinops', run='main'),
     optimizers=Command('precond.cli', 'optimizers: list them, or describe one', 'Optimizers', 'run_optimizers'),
     data=Command('precond.cli', 'data sets: list them, or load one and describe it', 'DataInfo', 'run_data'),
+    lazy=Command('precond.recipes.lazy', 'one gradient flow: feature or lazy learning (seed 003); grids: precond sweep lazy', 'Options', 'main', 'out'),
+    jamming=Command('precond.recipes.jamming', 'the width below which not every sample can be fitted (seed 003)', run='main', keeps='always'),
+    crossover=Command('precond.recipes.crossover', 'the scale at which training becomes lazy (seed 003)', run='main', keeps='always'),
     sweep=Command('precond.cli', 'a grid of runs of a recipe that survives being killed', 'Sweep', 'run_sweep', 'always'))
 KNOWN = Command('precond.cli', 'local learning coefficient of a problem whose exact answer is known', 'LLC', 'run_llc')
 
@@ -146,71 +149,80 @@ RECIPES = {k:c.module for k,c in COMMANDS.items() if c.module.startswith('precon
 class Sweep:
     "Run a grid of runs of a recipe: precond sweep --out DIR RECIPE --field v1 v2 ... --other 0:10"
     out: str = 'precond-sweep' # folder of the sweep
-    workers: int = 1 # processes, one thread each
-    retry_failed: bool = False # run failed points again
-    dry_run: bool = False # print the number of runs and stop
+    preset: str = '' # a grid of the recipe's own, which the axes then change
+    presets: bool = False # list the presets and stop
+    engine: Literal['local', 'dask', 'submitit'] = 'local' # where the runs are worked on
+    workers: int = None # processes, one thread each; nothing: 1 here, 2 elsewhere
+    engine_options: tuple[str, ...] = () # of the engine, as address=tcp://host:8786 or cluster=slurm timeout_min=60
+    batch: int = 16 # most runs in one batched computation
+    order: Literal['given', 'reversed', 'cheap', 'costly', 'random'] = 'given' # in which runs are begun
+    where: str = '' # only the points for which this expression over the fields holds, as 'h*alpha < 100'
+    zip: str = '' # axes that advance together, as alpha,steps; several groups after semicolons
+    retry_failed: bool = False # run again what failed or diverged
+    expiry: float = 120. # seconds after which the claim of a silent process elsewhere is taken over
+    dry_run: bool = False # print the number of runs and what they would cost, and stop
+    export: str = '' # write the results to this .nc or .csv file as well
     recipe: tyro.conf.Suppress[str] = '' # the recipe's name
     axes: tyro.conf.Suppress[tuple] = () # what follows it
 
-def axis(
-    text:str, kind:type # one value or range on the command line; the field's type
-)->list:
-    "Typed values of one word: 3, 0:15, 0.001:1000:log13"
-    m = re.fullmatch(r'([^:]+):([^:]+)(?::(log|lin)(\d+))?', text) if kind in (int, float) else None
-    if not m: return [kind(text) if kind is not bool else {'true':True, 'false':False}[text.lower()]]
-    a, b, how, n = float(m[1]), float(m[2]), m[3], int(m[4] or 0)
-    if how is None:
-        if a%1 or b%1 or not a<b: raise ValueError('a range a:b needs whole numbers a < b; a:b:linN gives N values from a to b')
-        return [kind(i) for i in range(int(a), int(b))]
-    if n<2 or (how=='log' and min(a, b)<=0): raise ValueError('a log range needs positive ends, and any range at least 2 values')
-    values = [a*(b/a)**(i/(n-1)) if how=='log' else a+(b-a)*i/(n-1) for i in range(n)]
-    return [kind(round(v)) if kind is int else float(f'{v:.12g}') for v in values]
-
-def grid_of(Config, words:list)->dict: # field -> values
-    "The grid that the words after the recipe's name spell"
-    of = lambda kind: (typing.get_args(kind) or [str])[0] if typing.get_origin(kind) is tuple else kind      # one value of several
-    kinds, grid, name = {f.name:of(f.type) for f in fields(Config)}, {}, None
-    for w in words:
-        if w.startswith('--'):
-            name = w[2:].replace('-', '_')
-            if name not in kinds: raise ValueError(f'sweep: axes must be among {", ".join(kinds)}, received --{name}')
-            grid[name] = []
-        elif name is None: raise ValueError(f'sweep: need --field before its values, received {w!r}')
-        else:
-            try: grid[name] += axis(w, kinds[name] if kinds[name] in (int, float, bool) else str)
-            except (ValueError, KeyError) as e: raise ValueError(f'sweep: --{name} needs {getattr(kinds[name], "__name__", kinds[name])} values, received {w!r} ({e})') from None
-    return grid
-
-# %% ../nbs/95_cli.ipynb #919436b0
 def recipe_path(name)->str:
     "The import path of a recipe"
     if name in RECIPES or ':' in name or '.' in name: return RECIPES.get(name, name)
     raise ValueError(f'sweep: recipe must be among {", ".join(RECIPES)} or an import path, received {name!r}')
 
+def presets_of(recipe)->dict:
+    "Named grids of a recipe"
+    return getattr(recipe, 'presets', dict)()
+
+def grid_from(cfg:Sweep, recipe):
+    "The grid that the command spells"
+    from precond import sweep
+    axes, known = sweep.grid_of(recipe.Config, list(cfg.axes)), presets_of(recipe)
+    if cfg.preset and cfg.preset not in known: raise ValueError(f'sweep --preset: must be among {", ".join(known) or "none (this recipe has no presets)"}, received {cfg.preset!r}')
+    grid = sweep.Grid(axes)
+    if cfg.preset: grid = known[cfg.preset].but({k:v for k,v in axes.items() if len(v)!=1}, {k:v[0] for k,v in axes.items() if len(v)==1})
+    return grid.but(where=cfg.where or grid.where, zip=tuple(tuple(k.strip() for k in g.split(',')) for g in cfg.zip.split(';')) if cfg.zip else grid.zip)
+
+def option(word:str)->tuple:
+    "key=value with the value read as a number, true, false or text"
+    k, eq, v = word.partition('=')
+    if not (eq and k.isidentifier()): raise ValueError(f'sweep --engine-options: must be key=value, received {word!r}')
+    for kind in (int, float):
+        with contextlib.suppress(ValueError): return k, kind(v)
+    return k, dict(true=True, false=False).get(v.lower(), v)
+
+# %% ../nbs/95_cli.ipynb #919436b0
 def run_sweep(cfg:Sweep):
     "Run what is missing of a grid and print what there is"
     from precond import sweep
+    if cfg.presets: return print_presets(cfg.recipe)
     path = recipe_path(cfg.recipe)
     recipe = sweep.resolve(path)
-    grid = grid_of(recipe.Config, list(cfg.axes))
-    n = len(sweep.points(recipe.Config, grid))
-    if cfg.workers<1: raise ValueError(f'sweep workers: must be >= 1, received {cfg.workers}')
-    if cfg.dry_run: return print(f'{n} runs: '+' x '.join(f'{len(v)} {k}' for k,v in grid.items()))
-    ds = sweep.run(path, grid, cfg.out, workers=cfg.workers, retry_failed=cfg.retry_failed)
-    count = {s:int((ds.status==s).sum()) for s in ('done', 'failed', 'missing')}
+    grid = grid_from(cfg, recipe)
+    if cfg.workers is not None and cfg.workers<1: raise ValueError(f'sweep workers: must be >= 1, received {cfg.workers}')
+    if cfg.dry_run: return print(sweep.plan(path, grid, cfg.out))
+    ds = sweep.run(path, grid, cfg.out, cfg.engine, cfg.workers, batch=cfg.batch, order=cfg.order, retry_failed=cfg.retry_failed, expiry=cfg.expiry, arrays=bool(cfg.export),
+                   **dict(map(option, cfg.engine_options)))
+    count = {s:int((ds.status==s).sum()) for s in ('done', 'failed', 'diverged', 'missing', 'excluded')}
     print(', '.join(f'{v} {k}' for k,v in count.items() if v), f'in {cfg.out}')
-    if not count['failed']: return ds
-    for why,k in failures(cfg.out).items(): _say('sweep', f'{k} failed: {why}')
-    raise SystemExit(1)
+    if cfg.export: print(f'written to {sweep.export(ds, cfg.export)}')
+    for (status, why),k in reasons(cfg.out).items(): _say('sweep', f'{k} {status}: {why}')
+    if count['failed'] or count['missing']: raise SystemExit(1)
+    return ds
 
-# %% ../nbs/95_cli.ipynb #5317218a
-def failures(out)->dict: # reason -> how many runs
-    "Why runs of a sweep failed"
+def print_presets(name):
+    "Every preset with its number of runs"
+    from precond import sweep
+    for k in [name] if name else RECIPES:
+        for p,g in presets_of(sweep.resolve(recipe_path(k))).items(): print(f'{k:14} {p:32} {len(g):6} runs  {g.about}')
+
+def reasons(out)->dict: # (status, reason) -> how many runs
+    "Why runs of a sweep failed or diverged"
     from collections import Counter
     from pathlib import Path
     from precond.core import load_json
-    files = [Path(out)/'runs'/f'{k}.json' for k in load_json(Path(out)/'sweep.json')['records']]
-    return Counter(r['error'].splitlines()[0] for r in map(load_json, filter(Path.exists, files)) if r['status']=='failed')
+    files = [Path(out)/'runs'/f'{k}.json' for k in load_json(Path(out)/'sweep.json')['records'] if k]
+    return Counter((r['status'], r['error'].splitlines()[0]) for r in map(load_json, filter(Path.exists, files)) if r['status']!='done')
 
 # %% ../nbs/95_cli.ipynb #ff15e5a4
 def _boxed(text):
@@ -224,16 +236,32 @@ def _boxed(text):
     return re.sub(r'\s+', ' ', ' '.join(lines[:stop])).strip()
 
 # %% ../nbs/95_cli.ipynb #8aa91493
+_FLAGS = 'retry-failed', 'dry-run', 'presets'
+
 def split_sweep(args:list)->tuple: # (the sweep's own options, the recipe's name, the axes)
-    "Tell the words of `precond sweep` apart; its own options may stand on either side of the recipe's name"
-    own, rest = [], []
-    words = iter(args)
-    for a in words:
-        flag = a.partition('=')[0].replace('_', '-')
-        if flag in ('--out', '--workers'): own += [a] if '=' in a else [a, *([v] if (v := next(words, None)) is not None else [])]
-        elif flag in ('--retry-failed', '--no-retry-failed', '--dry-run', '--no-dry-run') or (a.startswith('-') and not rest): own.append(a)
-        else: rest.append(a)
+    "Tell the words of `precond sweep` apart; after the recipe's name its fields come first, but for out and workers"
+    own, rest, words = [], [], list(args)
+    mine = {f.name.replace('_', '-') for f in fields(Sweep)}-{'recipe', 'axes'}
+    while words:
+        w = words.pop(0)
+        flag = w.partition('=')[0].removeprefix('--').replace('_', '-') if w.startswith('--') else ''
+        theirs = rest and flag not in ('out', 'workers') and flag in _fields_of(rest[0])
+        if flag.removeprefix('no-') in _FLAGS and not theirs: own.append(w)
+        elif flag in mine and not theirs:
+            own.append(w)
+            many = flag=='engine-options'
+            while words and '=' not in w and not words[0].startswith('--') and (many and '=' in words[0] or not many):
+                own.append(words.pop(0))
+                if not many: break
+        elif w.startswith('-') and not rest: own.append(w)
+        else: rest.append(w)
     return own, *((rest[0], tuple(rest[1:])) if rest else ('', ()))
+
+def _fields_of(recipe)->set:
+    "Names of a recipe's fields, as on the command line; none where there is no such recipe, which is reported later"
+    from precond import sweep
+    try: return {f.name.replace('_', '-') for f in fields(sweep.resolve(recipe_path(recipe)).Config)}
+    except ValueError: return set()
 
 # %% ../nbs/95_cli.ipynb #4ba822f6
 def parse(name:str, args:list):
@@ -243,12 +271,12 @@ def parse(name:str, args:list):
         about = f'{Config.__doc__}. precond llc --known PROBLEM: estimate on a problem whose exact answer is known (precond llc --known quadratic --help).'
     if name=='sweep':
         args, recipe, axes = split_sweep(args)
-        extra, about = dict(recipe=recipe, axes=axes), f'{Config.__doc__}. Recipes: {", ".join(RECIPES)}; precond sweep RECIPE --help lists the fields.'
+        extra, about = dict(recipe=recipe, axes=axes), f'{Config.__doc__}. Recipes: {", ".join(RECIPES)}; precond sweep RECIPE --help lists the fields, precond sweep --presets named grids.'
         if {'-h', '--help'}&set(axes):
             from precond import sweep
             Config, args, prog = sweep.resolve(recipe_path(recipe)).Config, ['--help'], f'precond sweep --out DIR {recipe}'
             about = f'{Config.__doc__}. Each field takes one value, or several: --field v1 v2, a:b (whole numbers), a:b:linN, a:b:logN.'
-        elif not recipe and not {'-h', '--help'}&set(args): raise SystemExit(_say(name, f'need a recipe: {", ".join(RECIPES)}'))
+        elif not recipe and not {'-h', '--help', '--presets'}&set(args): raise SystemExit(_say(name, f'need a recipe: {", ".join(RECIPES)}'))
     err = io.StringIO()
     try:
         with contextlib.redirect_stderr(err), warnings.catch_warnings(action='ignore'):   # of fields that a preset fills in

@@ -9,7 +9,7 @@ __all__ = ['losses', 'Loss', 'loss', 'derive_seed', 'generator', 'pick_device', 
 
 # %% ../nbs/00_core.ipynb #9a03b1ff
 import copy, fnmatch, functools, hashlib, importlib.metadata, json, math, os, platform, subprocess, sys, tempfile, time, warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -592,9 +592,11 @@ def save_npz(path, /, **arrays)->Path:
     if bad := [k for k,v in arrays.items() if v.dtype==object]: raise ValueError(f'save_npz: arrays must be numeric or text, received objects in {bad}')
     return atomic_write(path, lambda f: np.savez(f, **arrays))
 
-def load_npz(path)->dict: # name -> numpy array
-    "Read every array of an npz file"
-    with np.load(path, allow_pickle=False) as z: return {k:z[k] for k in z.files}
+def load_npz(path,
+    names=None # which arrays; None: every one
+)->dict:       # name -> numpy array
+    "Read arrays of an npz file"
+    with np.load(path, allow_pickle=False) as z: return {k:z[k] for k in (z.files if names is None else names)}
 
 # %% ../nbs/00_core.ipynb #b0c1fad6
 @functools.cache
@@ -603,20 +605,22 @@ def _git(*args):
     try: return subprocess.run(['git', *args], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5).stdout.strip()
     except (OSError, NameError, subprocess.SubprocessError): return ''     # no git, or an interactive session
 
+@functools.cache
+def _versions():
+    versions = dict.fromkeys(('precond', 'torch', 'numpy', 'scipy', 'devinterp'))
+    for k in versions:
+        with suppress(importlib.metadata.PackageNotFoundError): versions[k] = importlib.metadata.version(k)
+    return versions
+
 def provenance(
     config=None, seed:int=None, device=None, dtype=None,
     data=None,          # where the data came from: `Data.source`
     seconds:float=None  # what it took
 )->dict:
     "What a result was made from: configuration, seed, versions, commit, device, data, time"
-    packages = ('precond', 'torch', 'numpy', 'scipy', 'devinterp')
-    versions = {}
-    for k in packages:
-        try: versions[k] = importlib.metadata.version(k)
-        except importlib.metadata.PackageNotFoundError: versions[k] = None
     inside = Path(_git('rev-parse', '--show-toplevel') or '/nowhere')==Path(globals().get('__file__', '.')).resolve().parent.parent
     commit = (_git('rev-parse', 'HEAD') or None) if inside else None
-    return plain(dict(config=config, seed=seed, device=device, dtype=dtype, data=data, seconds=seconds, versions=versions,
+    return plain(dict(config=config, seed=seed, device=device, dtype=dtype, data=data, seconds=seconds, versions=_versions(),
                       commit=commit, dirty=bool(_git('status', '--porcelain')) if commit else None,
                       python=platform.python_version(), machine=platform.machine(), threads=torch.get_num_threads(),
                       date=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())))

@@ -66,6 +66,7 @@ def _gain(step, factor): step.scale, step.offset = step.scale*factor, step.offse
 # %% ../nbs/17_stacked.ipynb #b0601f2a
 class _Chain:
     "Function W (c,P), x (n,...) shared or (c,n,...) own -> outputs, pullback"
+    rows = 32                                                                                 # two registers of the widest kind, of 16 floats each
     def __init__(self, problem, steps):
         ends = torch.tensor(problem._sizes).cumsum(0).tolist()
         self.steps, self.shapes, self.fixed = steps, problem.shapes, problem._fixed
@@ -77,18 +78,17 @@ class _Chain:
         "A parameter times a factor: (c,...) or, of what is held fixed, (1,...)"
         return _times(W[:, self.cuts[name]].unflatten(1, self.shapes[name]) if name in self.cuts else self.fixed[name][None], factor)
     def _product(self, a, b, key):
-        "a (c,o,d) times b (d,n) or (c,d,n), in the buffer of that name"
-        c, shared = max(len(a), 1 if b.ndim==2 else len(b)), b.ndim==2
-        shape = len(a) if shared else c, a.shape[1], b.shape[-1]
+        "a (c,o,d) times b (c,d,n), in the buffer of that name; (1,...) is that of all members"
+        c = max(len(a), len(b)); shape = c, a.shape[1], b.shape[2]
         out = self.buffers.get(key)
         if out is None or out.shape!=shape or out.dtype!=a.dtype: out = self.buffers[key] = a.new_empty(shape)
-        if shared: torch.mm(a.flatten(0, 1), b, out=out.flatten(0, 1))
-        elif a.shape[2]==1 and len(a)==len(b): torch.mul(a, b, out=out)
+        if a.shape[2]==1: torch.mul(a, b, out=out)
         else: torch.bmm(a.expand(c, -1, -1), b.expand(c, -1, -1), out=out)
         return out
     def __call__(self, W, x, own=False):
         self.calls += 1
-        h, kept, c, call = x.flatten(1+own).mT.contiguous(), [], len(W), self.calls           # (d,n) or (c,d,n)
+        x, kept, c, call = _turned(x.flatten(1+own)), [], len(W), self.calls
+        h = x if own else x[None]                                                             # (c,d,n) or (1,d,n)
         for i,s in enumerate(self.steps):
             if isinstance(s, _Linear):
                 w = self._scaled(W, s.W, s.scale)
@@ -102,7 +102,7 @@ class _Chain:
         out = h.expand(c, *h.shape[1:]).mT.clone()
         def pull(u):
             if call!=self.calls: raise ValueError('batched_vjp: a pullback holds until the next call, received a later one')
-            return self._pull(kept, u.mT, W)
+            return self._pull(kept, _turned(u), W)
         return out, pull
 
 # %% ../nbs/17_stacked.ipynb #007af461
@@ -119,12 +119,16 @@ def _pull(self:_Chain, kept, g, W):
         g = self._product(w.mT, g, ('back', left))
     return out
 
+def _turned(t): return t.mT.clone(memory_format=torch.contiguous_format)                       # with the strides of its shape, by which kernels are chosen
+
 def _times(t, factor): return t if factor==1 else t*factor
 
 def _outer(g, h):
-    "Products (c,o,d) of g (c,o,n) with h (d,n), shared, or (c,d,n)"
-    if h.ndim==3: return g@h.mT
-    return (h@g.flatten(0, 1).T).view(len(h), *g.shape[:2]).permute(1, 2, 0)                  # several times faster than g h^T where d is small
+    "Products (c,o,d) of g (c,o,n) with h (c,d,n) or, of all members, (1,d,n)"
+    o, d = g.shape[1], h.shape[1]
+    c = len(g) if min(o, d)>1 else max(len(g), 2)                                             # a lone vector goes to another kernel: it takes company
+    a, b = g.expand(c, -1, -1), h.expand(c, -1, -1)
+    return (torch.bmm(a, b.mT) if o<d else torch.bmm(b, a.mT).mT)[:len(g)]                    # the small side first: several times faster
 
 # %% ../nbs/17_stacked.ipynb #6c152bdf
 def _mapped(problem):

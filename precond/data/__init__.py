@@ -43,7 +43,7 @@ def _bind(fn, first): return lambda *args, **kw: fn(first, *args, **kw)
 
 _IMAGES = 'mnist', 'fashion_mnist', 'cifar10', 'mnist5k', 'digits'
 _SETS = {k:(_bind(_images, k), _images) for k in _IMAGES} \
-    | {f'pca_{k}':(_bind(pca_binary, k), pca_binary) for k in ('mnist', 'cifar10')} \
+    | {f'pca_{k}':(_bind(pca_binary, k), pca_binary) for k in ('mnist', 'cifar10', 'mnist5k')} \
     | {f.__name__:(f, f) for f in (fdata, teacher, linear, quadratic, mlp)}
 _COMMON = 'classes', 'root', 'download', 'dtype'   # in the signature of load itself
 
@@ -74,7 +74,7 @@ def load(
     classes=None,        # a list of classes, or an int for the first so many; labels become 0..C-1 in this order
     label_noise:float=0.,# fraction of the training labels made wrong: the last ones
     seed:int=0,          # of everything random in the data
-    pca:int=None,        # principal components of the training inputs to keep; for pca_mnist and pca_cifar10: d
+    pca:int=None,        # principal components of the training inputs to keep; for the pca_ sets: d
     root=None,           # folder to look in first for an archive
     download:bool=True,  # whether to try the network last
     dtype:torch.dtype=None, # of inputs and float targets; None: the set's own

@@ -16,6 +16,7 @@ import torch
 from ..core import Problem, progress
 from ..optim.covariance import covariance_power, input_covariance
 from ..stacked import batched_vjp
+from .integrators import integrator, resized, trial
 from .loop import History
 
 # %% ../../nbs/55_train.gradient_flow.ipynb #644301d2
@@ -46,7 +47,7 @@ class Rules:
     stop_frac: float = 1.         # stop when more than this part of the samples exceeds it
     max_steps: int = None
     max_evals: int = None         # gradients, those of rejected trials included
-    max_t: float = None           # time of the flow
+    max_t: float = None           # time of the flow, at which the last step ends
     max_wall: float = None        # seconds
     max_wall_early: float = None  # seconds without a better test error
     ckpt_step: float = 100.       # checkpoints: steps between them late in a run
@@ -103,6 +104,10 @@ class _Member:
     history:History = field(default_factory=History)
     best:dict = field(default_factory=dict)
 
+    @property
+    def trial(self):
+        "The step to try: not past the last time"
+        return self.dt if self.rules.max_t is None else min(self.dt, self.rules.max_t-self.t)
     def schedule(self):
         "The next checkpoint"
         r = self.rules
@@ -124,11 +129,14 @@ class _Member:
 class _Pool:
     "The members in flight"
     _STATE = 'W', 'G', 'O', 'V', 'W0', 'F0', 'T0', 'Y', 'alpha'
-    def __init__(self, members, test, subtract, own, data, slots, chunk):
-        self.queue, self.done, self.live, self.slots = deque(members), {}, [], slots
-        self.test, self.subtract, self.own, self.data, self.chunk = test, subtract, own, data, chunk
+    def __init__(self, members, test=None, subtract=True, own=False, data=None, slots=1, chunk=None, method='euler', done=None):
+        self.queue, self.results, self.live, self.slots = deque(members), {}, [], slots
+        self.subtract, self.own, self.method, self.done = subtract, own, integrator(method), done
         p = members[0].problem
         self.net, self.loss_fn, self.n, self.memory = batched_vjp(p), replace(p.loss_fn, pars=p.loss_fn.pars|({'alpha':1.} if 'alpha' in p.loss_fn.pars else {})), p.n, any(m.rules.tau for m in members)
+        k = self.rows = getattr(self.net, 'rows', 1)
+        self.n_test, self.chunk = len(test[0]) if test else 0, chunk and -(-chunk//k)*k
+        self.test, self.data = test and tuple(_filled(t, k) for t in test), None if own else _filled(data, k)
         self.metric_cut = slice(0, p._sizes[0]) if any(m.metric is not None for m in members) else None     # the first layer's weight
         for k in self._STATE: setattr(self, k, None)
 
@@ -137,35 +145,42 @@ class _Pool:
         return torch.cat([self.net(W, x[:, i] if own else x[i], own)[0] for i in self._pieces(x.shape[int(own)])], 1)
     def _pieces(self, n):
         k = self.chunk or n
-        return [slice(i, i+k) for i in range(0, n, k)]
+        return [slice(i, min(i+k, n)) for i in range(0, n, k)]
     def evaluate(self, W, F0, Y, alpha, X):
-        "Mean loss (c,), o (c,n,C), velocity field (c,P), at W (c,P)"
+        "Mean loss (c,), o (c,n,C), gradient (c,P), at W (c,P)"
         loss, grad, out = 0., 0., []
-        for s in self._pieces(self.n):
+        for s in self._pieces(Y.shape[1]):
             f, pull = self.net(W, X[:, s] if self.own else X[s], self.own)
             out.append(f-F0[:, s] if F0 is not None else f)
             v, u = _scaled_loss(self.loss_fn, out[-1], Y[:, s], alpha)
-            loss, grad = loss+v.sum(1)/self.n, grad+pull(u/self.n)
+            real = max(0, min(s.stop, self.n)-s.start)
+            u[:, real:] = 0
+            loss, grad = loss+v[:, :real].sum(1)/self.n, grad+pull(u/self.n)
         return loss, torch.cat(out, 1) if len(out)>1 else out[0], self._through(grad)
     def _through(self, g):
         "The gradient, its first layer multiplied by each member's metric"
         if self.metric_cut is None: return g
         s, M = self.metric_cut, self.metric
-        g[:, s] = (g[:, s].view(len(g), -1, M.shape[1])@M).flatten(1)
+        g[:, s] = (g[:, s].unflatten(1, (-1, M.shape[1]))@M)[..., :M.shape[1]].flatten(1)
         return g
+
+def _filled(t, k, dim=0):
+    "Copies of the last sample up to a multiple of k"
+    more = -t.shape[dim]%k
+    return torch.cat([t, t.narrow(dim, -1, 1).expand(*t.shape[:dim], more, *t.shape[dim+1:])], dim) if more else t
 
 # %% ../../nbs/55_train.gradient_flow.ipynb #3b4e08af
 _NUMBERS = 'loss', 'mind', 'maxd', 'nd', 'err', 'grad_norm', 'dgrad', 'dout'
 
-def _numbers(loss, o, y, alpha, margin, g, before=None):
-    "(8,c): _NUMBERS; dgrad and dout against (g, o) before"
-    m = _margins(o, y)
+def _numbers(loss, o, y, alpha, margin, g, n, before=None):
+    "(8,c): _NUMBERS of the first n samples; dgrad and dout from g and o before and twice the error per unit of the step"
+    m = _margins(o, y)[:, :n]
     scaled = m*alpha[:, None]
     norm, dgrad, dout = g.norm(dim=1), torch.zeros_like(loss), torch.zeros_like(loss)
     if before is not None:
-        g0, o0 = before
+        g0, o0, error = before
         both = g0.norm(dim=1)*norm
-        dgrad, dout = torch.where(both==0, 0., (g0-g).square_().sum(1)/both), (o0-o).abs().amax((1, 2))
+        dgrad, dout = torch.where(both==0, 0., error.square_().sum(1)/both), (o0-o)[:, :n].abs().amax((1, 2))
     rows = loss, scaled.amin(1), scaled.amax(1), (scaled<margin[:, None]).sum(1), (m<=0).double().mean(1), norm, dgrad, dout
     return torch.stack([r.double() for r in rows]).cpu().numpy()
 
@@ -184,13 +199,13 @@ def _admit(self):
     if not new: return
     ps = [m.problem for m in new]
     W, alpha = torch.stack([p.weights for p in ps]), ps[0].weights.new_tensor([m.alpha for m in new])
-    X = torch.stack([p.x for p in ps]) if self.own else self.data
+    X = _filled(torch.stack([p.x for p in ps]), self.rows, 1) if self.own else self.data
     F0 = self.outputs(W, X, self.own)
     T0 = self.outputs(W, self.test[0]) if self.test else None
-    Y = torch.stack([_as_labels(p, F0.shape[2]) for p in ps])
+    Y = _filled(torch.stack([_as_labels(p, F0.shape[2]) for p in ps]), self.rows, 1)
     state = dict(W=W, W0=W.clone(), F0=F0, T0=T0, Y=Y, alpha=alpha, V=torch.zeros_like(W) if self.memory else None)
     if self.own: state['X'] = X
-    if self.metric_cut is not None: state['metric'] = torch.stack([m.metric for m in new])
+    if self.metric_cut is not None: state['metric'] = _filled(torch.stack([m.metric for m in new]), self.rows, 2)
     old, self.metric = getattr(self, 'metric', None), state.get('metric')
     loss, state['O'], state['G'] = self.evaluate(W, F0 if self.subtract else None, Y, alpha, X)
     self.metric, first = old, len(self.live)
@@ -199,7 +214,7 @@ def _admit(self):
         setattr(self, k, v if had is None or not first else torch.cat([had, v]))
     self.live += new
     self.margin = alpha.new_tensor([m.rules.stop_margin for m in self.live])
-    values = _numbers(loss, state['O'], Y, alpha, self.margin[first:], state['G'])
+    values = _numbers(loss, state['O'], Y, alpha, self.margin[first:], state['G'], self.n)
     for i,m in enumerate(new):
         m.clock, m.dt, m.evals = time.perf_counter(), m.rules.dt, 1
         self.settle(m, dict(zip(_NUMBERS, values[:, i].tolist())), 0.)
@@ -217,10 +232,10 @@ def _settle(self, m, row, dt):
 
 _SEEN = 'loss', 'aloss', 'err', 'nd', 'mind', 'maxd', 'dfnorm', 'fnorm'
 
-def _seen(loss_fn, o, f0, y, alpha, margin, subtract):
-    "(8,c): _SEEN of outputs o (c,n,C)"
+def _seen(loss_fn, o, f0, y, alpha, margin, subtract, n):
+    "(8,c): _SEEN of the first n outputs o (c,n,C)"
     v, _ = _scaled_loss(loss_fn, o, y, alpha)
-    scaled, loss, rms = _margins(o, y)*alpha[:, None], v.mean(1), lambda t: t.square().mean((1, 2)).sqrt()
+    scaled, loss, rms = (_margins(o, y)*alpha[:, None])[:, :n], v[:, :n].mean(1), lambda t: t[:, :n].flatten(1).square().mean(1).sqrt()
     rows = loss, alpha*loss, (scaled<=0).double().mean(1), (scaled<margin[:, None]).sum(1), scaled.amin(1), scaled.amax(1), rms(o), rms(o+f0 if subtract else o)
     return torch.stack([r.double() for r in rows]).cpu().numpy()
 
@@ -232,11 +247,11 @@ def _checkpoint(self, slots):
     dW, sizes = W-self.W0[at], self.live[0].problem._sizes
     norms = torch.stack([torch.stack([t.norm(dim=1) for t in V.split(sizes, 1)], 1) for V in (W, dW)]).tolist()       # (2,c,parameters)
     whole = torch.stack([W.norm(dim=1), dW.norm(dim=1)]).tolist()
-    seen, out = dict(train=_seen(self.loss_fn, self.O[at], self.F0[at], self.Y[at], alpha, margin, self.subtract)), None
+    seen, out = dict(train=_seen(self.loss_fn, self.O[at], self.F0[at], self.Y[at], alpha, margin, self.subtract, self.n)), None
     if self.test:
         f = self.outputs(W, self.test[0])
         out = f-self.T0[at] if self.subtract else f
-        seen['test'] = _seen(self.loss_fn, out, self.T0[at], self.test[1].expand(len(at), -1), alpha, margin, self.subtract)
+        seen['test'] = _seen(self.loss_fn, out, self.T0[at], self.test[1].expand(len(at), -1), alpha, margin, self.subtract, self.n_test)
     for j,i in enumerate(slots):
         m = self.live[i]
         row = dict(zip('step t dt dgrad dout loss grad_norm'.split(), m.trace[-1]))|dict(evals=m.evals, wall=time.perf_counter()-m.clock,
@@ -244,7 +259,7 @@ def _checkpoint(self, slots):
         row |= {f'{k}_{name}':int(v) if name=='nd' else v for k,values in seen.items() for name,v in zip(_SEEN, values[:, j].tolist(), strict=True)}
         m.history.append(row)
         if self.test and (not m.best or row['test_err']<m.best['err']):
-            m.best, m.bettered = dict(step=m.step, t=m.t, err=row['test_err'], outputs=out[j].clone()), row['wall']
+            m.best, m.bettered = dict(step=m.step, t=m.t, err=row['test_err'], outputs=out[j, :self.n_test].clone()), row['wall']
 
 _Pool.settle, _Pool.checkpoint = _settle, _checkpoint
 
@@ -259,12 +274,12 @@ def _velocity(self, dt, t):
 
 def _pass(self):
     "One trial of every slot"
-    live, dt, t = self.live, np.array([m.dt for m in self.live]), np.array([m.t for m in self.live])
-    step, V = self.W.new_tensor(dt)[:, None], None
-    if self.memory: V = _velocity(self, dt, t); W = self.W+step*V
-    else: W = self.W-step*self.G
-    loss, O, G = self.evaluate(W, self.F0 if self.subtract else None, self.Y, self.alpha, self.X if self.own else self.data)
-    values = _numbers(loss, O, self.Y, self.alpha, self.margin, G, (self.G, self.O))
+    live, dt, t = self.live, np.array([m.trial for m in self.live]), np.array([m.t for m in self.live])
+    step, V = self.W.new_tensor(dt)[:, None], _velocity(self, dt, t) if self.memory else None
+    field = lambda W: self.evaluate(W, self.F0 if self.subtract else None, self.Y, self.alpha, self.X if self.own else self.data)
+    if self.memory: W = self.W+step*V; loss, O, G = field(W); error = self.G-G
+    else: W, (loss, O, G), error = trial(self.method, field, self.W, self.G, step)
+    values = _numbers(loss, O, self.Y, self.alpha, self.margin, G, self.n, (self.G, self.O, error))
     rows = [dict(zip(_NUMBERS, v)) for v in values.T.tolist()]
     ok = [r['dgrad']<m.rules.max_dgrad and r['dout']<m.rules.max_dout/m.alpha for m,r in zip(live, rows, strict=True)]
     new = dict(W=W, O=O, G=G)|(dict(V=V) if self.memory else {})
@@ -280,15 +295,16 @@ _Pool.step = _pass
 # %% ../../nbs/55_train.gradient_flow.ipynb #e17c5a17
 def _judge(self, m, r, good, dt):
     "Move one member's clock, or cut its step; whether a checkpoint is due"
-    m.evals += 1
+    m.evals += self.method.cost
+    end = m.t+dt if dt==m.dt else m.rules.max_t                                          # to the bit, where the step was cut to it
+    m.dt = resized(self.method, dt, good, r['dgrad']/m.rules.max_dgrad, r['dout']*m.alpha/m.rules.max_dout)
     if not good:
-        m.tries, m.rejected, m.dt = m.tries+1, m.rejected+1, dt/10
+        m.tries, m.rejected = m.tries+1, m.rejected+1
         spent = m.rules.max_evals is not None and m.evals>=m.rules.max_evals
         wall = m.rules.max_wall is not None and time.perf_counter()-m.clock>m.rules.max_wall
         m.stopped = 'frozen' if m.t+m.dt==m.t or m.dt<1e-300 else 'evals' if spent else 'wall' if wall else None
         return bool(m.stopped) and m.history[-1]['step']!=m.step
-    m.t, m.step = m.t+dt, m.step+1
-    if r['dgrad']<.5*m.rules.max_dgrad and r['dout']<.5*m.rules.max_dout/m.alpha: m.dt = dt*1.1
+    m.t, m.step = end, m.step+1
     return self.settle(m, r, dt)
 
 def _retire(self):
@@ -299,9 +315,10 @@ def _retire(self):
         if not m.stopped: continue
         trace = dict(zip('step t dt dgrad dout loss grad_norm nd mind maxd err rejected'.split(), map(np.array, zip(*m.trace)), strict=True))
         f = self.outputs(self.W[i:i+1], self.test[0])[0] if self.test else None
-        test = None if f is None else f-self.T0[i] if self.subtract else f
-        self.done[m.index] = Flow(m.problem.at(self.W[i]), self.W0[i].clone(), m.alpha, m.stopped, trace, m.history, dict(train=self.O[i].clone(), test=test),
+        test = None if f is None else (f-self.T0[i] if self.subtract else f)[:self.n_test]
+        self.results[m.index] = Flow(m.problem.at(self.W[i]), self.W0[i].clone(), m.alpha, m.stopped, trace, m.history, dict(train=self.O[i, :self.n].clone(), test=test),
                                   m.best, m.evals, m.rejected, time.perf_counter()-m.clock)
+        if self.done: self.done(m.index, self.results[m.index])
     keep = torch.tensor(stay, dtype=torch.long, device=self.W.device)
     for k in (*self._STATE, 'X', 'metric', 'margin'):
         if torch.is_tensor(v := getattr(self, k, None)): setattr(self, k, v[keep])
@@ -344,28 +361,30 @@ def _metrics(who, ps, powers):
     seen = {}
     for p,q in zip(ps, powers, strict=True):
         key = p.x.data_ptr(), q
-        if key not in seen: seen[key] = covariance_power(input_covariance(p, name), q)
+        if key not in seen: seen[key] = covariance_power(input_covariance(p, name), q) if q else torch.eye(layer.in_features, dtype=p.dtype, device=p.device)
     return [seen[p.x.data_ptr(), q] for p,q in zip(ps, powers, strict=True)]
 
 # %% ../../nbs/55_train.gradient_flow.ipynb #4d72a0b8
-def _bytes(p, test):
-    "Memory of one slot, roughly: weights seven times, activations three times"
+def _bytes(p, test, method):
+    "Memory of one slot, roughly: weights seven times and more for stages, activations three times"
     units = sum(p.shapes[k][0] for k in p.names if len(p.shapes[k])>1)*(1 if p.x.ndim==2 else p.x[0, 0].numel())
     rows = max(p.chunk or p.n, min(p.chunk or len(test), len(test)) if test is not None else 0)
-    return p.weights.element_size()*(7*p.P+3*rows*units+6*p.n)
+    return p.weights.element_size()*((6+method.cost)*p.P+3*rows*units+6*p.n)
 
-def _tuned(p, most):
-    "The number of slots at which a pass takes least time per member, up to `most`"
-    net, (best, fastest) = batched_vjp(p), (1, math.inf)
-    for k in (2**i for i in range(7)):
-        if k>most: break
-        W, x, times = p.weights.expand(k, -1).clone(), p.x[:p.chunk or p.n], []
-        for _ in range(3):
-            start = time.perf_counter()
-            f, pull = net(W, x); pull(torch.ones_like(f))
-            times.append((time.perf_counter()-start)/k)
-        if min(times)<.95*fastest: best, fastest = k, min(times)
-        elif min(times)>1.2*fastest: break
+def _tuned(make, team, most, seconds=1.):
+    "The number of slots, up to `most`, at which a pass takes least time per member; tried for about so many seconds"
+    start, best, fastest, k = time.perf_counter(), 1, math.inf, 1
+    while k<=most and k<=64 and time.perf_counter()-start<seconds/2:
+        pool, times = make([_Member(m.index, m.problem, m.alpha, Rules(m.rules.max_dgrad, m.rules.max_dout, m.rules.dt, m.rules.tau, math.inf), m.metric) for m in team[:k]], k), []
+        pool.admit(); pool.retire()
+        while pool.live and len(times)<6 and not (times and time.perf_counter()-start>seconds):
+            before, c = time.perf_counter(), len(pool.live)
+            pool.step()
+            times.append((time.perf_counter()-before)/c)
+        now = min(times, default=math.inf)
+        if now<.95*fastest: best, fastest = k, now
+        elif now>1.2*fastest: break
+        k *= 2
     return best
 
 # %% ../../nbs/55_train.gradient_flow.ipynb #459b227c
@@ -377,6 +396,8 @@ def flow_ensemble(
     subtract:bool=True,     # o = f - f0; False: o = f
     members:int=None,       # slots; None: the fastest number that fits
     budget:int=1<<30,       # bytes, about
+    method:str='euler',     # or heun21, bogacki32 (`precond.train.integrators`), for tau = 0
+    done=None,              # called with (index, Flow) as each member ends
     progress:bool=True,     # show a bar
     **rules                 # of `Rules`
 )->list:                    # of Flow, in the order of the problems
@@ -391,10 +412,12 @@ def flow_ensemble(
         x, y = (test.x, test.y) if isinstance(test, Problem) else test
         t = ps[0].with_data(x, y)
         test = t.x, _as_labels(t, t.batch(slice(0, 1)).outputs().reshape(1, -1).shape[1])
-    fit = max(1, int(budget//_bytes(ps[0], test and test[0])))
+    if method!='euler' and any(m.rules.tau for m in team): raise ValueError(f'{who}: method {method} needs tau = 0, received a velocity that remembers')
+    make = lambda team, slots, done=None: _Pool(team, test, subtract, own, ps[0].x, slots, ps[0].chunk, method, done)
+    fit = max(1, int(budget//_bytes(ps[0], test and test[0], integrator(method))))
     if members is not None and members<1: raise ValueError(f'{who}: members must be >= 1, received {members}')
-    slots = min(len(ps), fit, members or _tuned(ps[0], min(fit, len(ps))))
-    return _drive(_Pool(team, test, subtract, own, ps[0].x, slots, ps[0].chunk), len(ps), progress)
+    slots = min(len(ps), fit, members or _tuned(make, team, min(fit, len(ps))))
+    return _drive(make(team, slots, done), len(ps), progress)
 
 def _drive(pool, count, show):
     "Pass after pass until the queue is empty"
@@ -402,9 +425,9 @@ def _drive(pool, count, show):
         while pool.queue or pool.live:
             pool.admit(); pool.retire()
             if pool.live: pool.step()
-            bar.update(len(pool.done)-bar.n)
+            bar.update(len(pool.results)-bar.n)
             if pool.live: bar.set_postfix(step=pool.live[0].step, below=pool.live[0].trace[-1][7], refresh=False)
-    return [pool.done[i] for i in range(count)]
+    return [pool.results[i] for i in range(count)]
 
 # %% ../../nbs/55_train.gradient_flow.ipynb #bf03ae67
 def flow(
@@ -413,8 +436,9 @@ def flow(
     test=None,              # (x, y), or a Problem, for the test columns
     power:float=0.,         # p of the power of the input covariance that multiplies the first layer's gradient
     subtract:bool=True,     # o = f - f0; False: o = f
+    method:str='euler',     # or heun21, bogacki32 (`precond.train.integrators`), for tau = 0
     progress:bool=True,     # show a bar
     **rules                 # of `Rules`: tolerances, stopping, checkpoints
 )->Flow:
     "Gradient flow of one network"
-    return flow_ensemble([problem], alpha=alpha, test=test, power=power, subtract=subtract, members=1, progress=progress, **rules)[0]
+    return flow_ensemble([problem], alpha=alpha, test=test, power=power, subtract=subtract, members=1, method=method, progress=progress, **rules)[0]
