@@ -9,7 +9,7 @@ ini = ConfigParser(delimiters=['='])
 ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 pythons = ['3.11', '3.12', '3.13']
-extras = {k: cfg[f'{k}_requirements'].split() for k in ('dev', 'bench')}
+extras = {k: cfg[f'{k}_requirements'].split() for k in ('dev', 'bench', 'dask', 'submitit')}
 
 setup(
     name=cfg['lib_name'],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OWN', 'Config', 'learning_rates', 'check', 'load', 'network', 'AdaptiveKFAC', 'best_length', 'method', 'Stop',
            'one_run', 'request', 'variances', 'runs', 'table', 'means', 'paired', 'figure', 'write', 'train_figure',
-           'conditions', 'run', 'main']
+           'presets', 'conditions', 'run', 'main']
 
 # %% ../../nbs/87_recipes.benchmark.ipynb #c7dbe8d3
 import math, warnings
@@ -263,6 +263,12 @@ def train_figure(results, title):
     return fig
 
 def _save(fig, stem): viz.save(fig, stem); plt.close(fig)
+
+# %% ../../nbs/87_recipes.benchmark.ipynb #94fa70d0
+def presets()->dict: # name -> Grid
+    "The command of the seed's README, and the same over runs and widths"
+    return dict(optimizer_benchmark=sweep.Grid(dict(seed=[404]), dict(num_layers=3, width=64), about='the command of the README'),
+                widths=sweep.Grid(dict(width=[8, 16, 32, 64, 128], seed=list(range(404, 409))), dict(num_layers=3), about='five widths, five teachers each'))
 
 # %% ../../nbs/87_recipes.benchmark.ipynb #7fbb3381
 def conditions(t)->str:

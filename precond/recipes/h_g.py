@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'Config', 'complete', 'file', 'first_of_each', 'sizes', 'refuse', 'kept', 'factors', 'expand', 'holders',
-           'content', 'summary', 'run', 'main']
+           'content', 'presets', 'summary', 'run', 'main']
 
 # %% ../../nbs/87_recipes.h_g.ipynb #f6c644b1
 import math, time
@@ -19,6 +19,7 @@ from ..awd import c_matrices
 from ..curvature import LayerFactors, layer_factors, mean_hessian, mean_squared_hessian, sample_gradients
 from . import awch
 from .c_matrices import power, resolved
+from ..sweep import Grid
 
 # %% ../../nbs/87_recipes.h_g.ipynb #2372dc29
 @dataclass
@@ -121,6 +122,11 @@ def content(cfg, data, r)->dict:
               components=c['basis'].flip(0).to(dtype), eigenvalues=c['eigenvalues'].flip(0))
     z |= dict(weights=dict(r.model.state_dict()), stopped=r.stopped, layer=cfg.layer_index)
     return awch.on_cpu(z)|dict(provenance=awch.stamp(cfg, 0, data, r.seconds+time.perf_counter()-t))
+
+# %% ../../nbs/87_recipes.h_g.ipynb #6227e235
+def presets()->dict: # name -> Grid
+    "The command of the seed's README"
+    return dict(cal_h_g=Grid(dict(seed=[42]), dict(max_e=100), about='the command of the README'))
 
 # %% ../../nbs/87_recipes.h_g.ipynb #b1b1bc4a
 def summary(z:dict)->dict: # of a file
