@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
-from torch.func import vjp, vmap
+from torch.func import vmap
 
 from .core import Problem
 from .models import Activation, Bias, Scale
@@ -21,26 +21,27 @@ from .models import Activation, Bias, Scale
 # %% ../nbs/17_stacked.ipynb #9586814a
 _op = torch.ops.aten
 
-def _tanh(z): return z.mul_(2).sigmoid_().mul_(2).sub_(1)
+def _tanh(z): return torch.add(z.new_tensor(-1.), z.sigmoid_(), alpha=2, out=z)
 
 def _slope(op, *args):
     "In place on the incoming g"
     return lambda g, z: op.grad_input(g, z, *args, grad_input=g)
 
-# value of z, which it may overwrite; g times the derivative, from z or from the value
+# value of z, which it may overwrite; g times the derivative, from z or from the value. For tanh z is twice the argument, and the derivative is in the argument
 _ACTS = dict(relu=(torch.relu_, _slope(_op.threshold_backward, 0), 'value'),
              tanh=(_tanh, _slope(_op.tanh_backward), 'value'),
              sigmoid=(torch.sigmoid_, _slope(_op.sigmoid_backward), 'value'),
              swish=(F.silu, _slope(_op.silu_backward), 'input'),
              softplus=(F.softplus, _slope(_op.softplus_backward, 1., 20.), 'input'))
+_GAINS = dict(tanh=2.)
 _TYPES = {nn.ReLU:'relu', nn.Tanh:'tanh', nn.Sigmoid:'sigmoid', nn.SiLU:'swish'}
 
 # %% ../nbs/17_stacked.ipynb #cf68353d
 @dataclass
 class _Linear:
-    "z = scale W h + offset b"
+    "gain z, z = scale W h + offset b"
     W:str; b:str=None
-    scale:float=1.; offset:float=1.
+    scale:float=1.; offset:float=1.; gain:float=1.
 
 def _steps(problem):
     "Linear steps and names of activations, in order; None where the model is something else"
@@ -53,15 +54,21 @@ def _steps(problem):
         if type(m) is Scale: pending *= m.scale
         elif type(m) is nn.Linear: steps.append(_Linear(f'{k}.weight', f'{k}.bias' if m.bias is not None else None, pending)); pending = 1.
         elif type(m) is Bias and isinstance(last, _Linear) and last.b is None: last.b, last.offset, last.scale, pending = f'{k}.B', m.multiplier, last.scale*pending, 1.
-        elif type(m) in _TYPES and isinstance(last, _Linear): _gain(last, pending); steps.append(_TYPES[type(m)]); pending = 1.
+        elif type(m) in _TYPES and isinstance(last, _Linear): _enter(steps, _TYPES[type(m)], pending); pending = 1.
         elif type(m) is Activation and m.act in _ACTS and isinstance(last, _Linear):
-            _gain(last, pending*m.beta); steps.append(m.act); pending = m.constant/m.beta
+            _enter(steps, m.act, pending*m.beta); pending = m.constant/m.beta
         else: return None
     if not steps or not isinstance(steps[-1], _Linear): return None
-    _gain(steps[-1], pending)
+    _scale(steps[-1], pending)
     return steps
 
-def _gain(step, factor): step.scale, step.offset = step.scale*factor, step.offset*factor
+def _scale(step, factor): step.scale, step.offset = step.scale*factor, step.offset*factor
+
+def _enter(steps, act, factor):
+    "An activation of factor times the last step"
+    _scale(steps[-1], factor)
+    steps[-1].gain = _GAINS.get(act, 1.)
+    steps.append(act)
 
 # %% ../nbs/17_stacked.ipynb #b0601f2a
 class _Chain:
@@ -69,32 +76,31 @@ class _Chain:
     rows = 32                                                                                 # two registers of the widest kind, of 16 floats each
     def __init__(self, problem, steps):
         ends = torch.tensor(problem._sizes).cumsum(0).tolist()
-        self.steps, self.shapes, self.fixed = steps, problem.shapes, problem._fixed
+        self.steps, self.shapes, self.fixed, self.buffers, self.calls = steps, problem.shapes, problem._fixed, {}, 0
         self.cuts = dict(zip(problem.names, map(slice, [0, *ends], ends)))
         linear = [s for s in steps if isinstance(s, _Linear)]
         self.first = next(i for i,s in enumerate(linear) if {s.W, s.b}&set(self.cuts))        # nothing before it is free
-        self.buffers, self.calls = {}, 0
     def _scaled(self, W, name, factor):
         "A parameter times a factor: (c,...) or, of what is held fixed, (1,...)"
         return _times(W[:, self.cuts[name]].unflatten(1, self.shapes[name]) if name in self.cuts else self.fixed[name][None], factor)
-    def _product(self, a, b, key):
-        "a (c,o,d) times b (c,d,n), in the buffer of that name; (1,...) is that of all members"
-        c = max(len(a), len(b)); shape = c, a.shape[1], b.shape[2]
+    def _product(self, a, b, key, start=None):
+        "a (c,o,d) times b (c,d,n), plus start (c,o,1), in the buffer of that name; (1,...) is that of all members"
+        c = max(len(t) for t in (a, b, start) if t is not None); shape = c, a.shape[1], b.shape[2]
         out = self.buffers.get(key)
         if out is None or out.shape!=shape or out.dtype!=a.dtype: out = self.buffers[key] = a.new_empty(shape)
-        if a.shape[2]==1: torch.mul(a, b, out=out)
-        else: torch.bmm(a.expand(c, -1, -1), b.expand(c, -1, -1), out=out)
-        return out
+        if a.shape[2]>1 and start is not None: return torch.baddbmm(start.expand(shape), a.expand(c, -1, -1), b.expand(c, -1, -1), out=out)
+        if a.shape[2]>1: return torch.bmm(a.expand(c, -1, -1), b.expand(c, -1, -1), out=out)
+        torch.mul(a.expand(c, -1, -1), b, out=out)
+        return out if start is None else out.add_(start)
     def __call__(self, W, x, own=False):
         self.calls += 1
         x, kept, c, call = _turned(x.flatten(1+own)), [], len(W), self.calls
         h = x if own else x[None]                                                             # (c,d,n) or (1,d,n)
         for i,s in enumerate(self.steps):
             if isinstance(s, _Linear):
-                w = self._scaled(W, s.W, s.scale)
+                w = self._scaled(W, s.W, s.scale*s.gain)
                 kept.append((h, w))
-                h, b = self._product(w, h, i), None if s.b is None else self._scaled(W, s.b, s.offset)[..., None]
-                if b is not None: h = h.add_(b) if len(b)<=len(h) else h+b
+                h = self._product(w, h, i, None if s.b is None else self._scaled(W, s.b, s.offset*s.gain)[..., None])
             else:
                 value, _, of = _ACTS[s]
                 z, h = h, value(h)
@@ -116,7 +122,7 @@ def _pull(self:_Chain, kept, g, W):
         if s.W in self.cuts: out[:, self.cuts[s.W]] = _times(_outer(g, h).flatten(1), s.scale)
         if s.b in self.cuts: out[:, self.cuts[s.b]] = _times(g.sum(2), s.offset)
         if left<=self.first: return out
-        g = self._product(w.mT, g, ('back', left))
+        g = self._product(_times(w, 1/s.gain).mT, g, ('back', left))
     return out
 
 def _turned(t): return t.mT.clone(memory_format=torch.contiguous_format)                       # with the strides of its shape, by which kernels are chosen
@@ -125,19 +131,18 @@ def _times(t, factor): return t if factor==1 else t*factor
 
 def _outer(g, h):
     "Products (c,o,d) of g (c,o,n) with h (c,d,n) or, of all members, (1,d,n)"
-    o, d = g.shape[1], h.shape[1]
-    c = len(g) if min(o, d)>1 else max(len(g), 2)                                             # a lone vector goes to another kernel: it takes company
-    a, b = g.expand(c, -1, -1), h.expand(c, -1, -1)
-    return (torch.bmm(a, b.mT) if o<d else torch.bmm(b, a.mT).mT)[:len(g)]                    # the small side first: several times faster
+    h = h.expand(len(g), -1, -1)
+    return torch.bmm(g, h.mT) if g.shape[1]<h.shape[1] else torch.bmm(h, g.mT).mT             # the small side first: several times faster
 
 # %% ../nbs/17_stacked.ipynb #6c152bdf
 def _mapped(problem):
     "The same for any model"
     def forward(W, x, own=False):
         flat = lambda w, t: (f := problem.forward(w, t)).reshape(len(f), -1)
-        back = lambda w, t, u: vjp(lambda v: flat(v, t), w)[1](u)[0]
-        dims = 0, 0 if own else None
-        return vmap(flat, in_dims=dims)(W, x), lambda u: vmap(back, in_dims=(*dims, 0))(W, x, u)
+        with torch.enable_grad():
+            W = W.detach().requires_grad_()
+            f = vmap(flat, in_dims=(0, 0 if own else None))(W, x)                             # the graph is that of the batch
+        return f.detach(), lambda u: torch.autograd.grad(f, W, u, retain_graph=True)[0]
     return forward
 
 def batched_vjp(

@@ -164,12 +164,14 @@ class _Pool:
         g[:, s] = (g[:, s].unflatten(1, (-1, M.shape[1]))@M)[..., :M.shape[1]].flatten(1)
         return g
 
+
+
+# %% ../../nbs/55_train.gradient_flow.ipynb #3b4e08af
 def _filled(t, k, dim=0):
     "Copies of the last sample up to a multiple of k"
     more = -t.shape[dim]%k
     return torch.cat([t, t.narrow(dim, -1, 1).expand(*t.shape[:dim], more, *t.shape[dim+1:])], dim) if more else t
 
-# %% ../../nbs/55_train.gradient_flow.ipynb #3b4e08af
 _NUMBERS = 'loss', 'mind', 'maxd', 'nd', 'err', 'grad_norm', 'dgrad', 'dout'
 
 def _numbers(loss, o, y, alpha, margin, g, n, before=None):
@@ -419,6 +421,9 @@ def flow_ensemble(
     slots = min(len(ps), fit, members or _tuned(make, team, min(fit, len(ps))))
     return _drive(make(team, slots, done), len(ps), progress)
 
+
+
+# %% ../../nbs/55_train.gradient_flow.ipynb #bf03ae67
 def _drive(pool, count, show):
     "Pass after pass until the queue is empty"
     with _progress(total=count, desc='flow', enabled=show) as bar:
@@ -429,7 +434,6 @@ def _drive(pool, count, show):
             if pool.live: bar.set_postfix(step=pool.live[0].step, below=pool.live[0].trace[-1][7], refresh=False)
     return [pool.results[i] for i in range(count)]
 
-# %% ../../nbs/55_train.gradient_flow.ipynb #bf03ae67
 def flow(
     problem:Problem,        # at the first weights
     *, alpha:float=None,    # scale of the predictor; None: that of the loss
