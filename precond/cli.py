@@ -30,6 +30,7 @@ class Command:
         m = importlib.import_module(self.module)
         return getattr(m, self.config), getattr(m, self.run)
 
+# %% ../nbs/95_cli.ipynb #5a510ec2
 COMMANDS = dict(
     study=Command('precond.study', 'one network under many optimizers, every lens on each, a report', keeps='always'),
     **{'kfac-extra-variance':Command('precond.recipes.kfac_extra', 'K-FAC with the Fisher of training or of extra inputs (seed 002)', run='main', keeps='out')},
@@ -174,11 +175,13 @@ def presets_of(recipe)->dict:
     "Named grids of a recipe"
     return getattr(recipe, 'presets', dict)()
 
+# %% ../nbs/95_cli.ipynb #30c13dcb
 def grid_from(cfg:Sweep, recipe):
     "The grid that the command spells"
     from precond import sweep
     axes, known = sweep.grid_of(recipe.Config, list(cfg.axes)), presets_of(recipe)
-    if cfg.preset and cfg.preset not in known: raise ValueError(f'sweep --preset: must be among {", ".join(known) or "none (this recipe has no presets)"}, received {cfg.preset!r}')
+    if cfg.preset and cfg.preset not in known:
+        raise ValueError(f'sweep --preset: must be among {", ".join(known) or "none (this recipe has no presets)"}, received {cfg.preset!r}')
     grid = sweep.Grid(axes)
     if cfg.preset: grid = known[cfg.preset].but({k:v for k,v in axes.items() if len(v)!=1}, {k:v[0] for k,v in axes.items() if len(v)==1})
     return grid.but(where=cfg.where or grid.where, zip=tuple(tuple(k.strip() for k in g.split(',')) for g in cfg.zip.split(';')) if cfg.zip else grid.zip)
@@ -199,7 +202,8 @@ def run_sweep(cfg:Sweep):
     path = recipe_path(cfg.recipe)
     recipe = sweep.resolve(path)
     grid = grid_from(cfg, recipe)
-    if cfg.workers is not None and cfg.workers<1: raise ValueError(f'sweep workers: must be >= 1, received {cfg.workers}')
+    if cfg.workers is not None and cfg.workers<1:
+        raise ValueError(f'sweep workers: must be >= 1, received {cfg.workers}')
     if cfg.dry_run: return print(sweep.plan(path, grid, cfg.out))
     ds = sweep.run(path, grid, cfg.out, cfg.engine, cfg.workers, batch=cfg.batch, order=cfg.order, retry_failed=cfg.retry_failed, expiry=cfg.expiry, arrays=bool(cfg.export),
                    **dict(map(option, cfg.engine_options)))
@@ -276,7 +280,8 @@ def parse(name:str, args:list):
             from precond import sweep
             Config, args, prog = sweep.resolve(recipe_path(recipe)).Config, ['--help'], f'precond sweep --out DIR {recipe}'
             about = f'{Config.__doc__}. Each field takes one value, or several: --field v1 v2, a:b (whole numbers), a:b:linN, a:b:logN.'
-        elif not recipe and not {'-h', '--help', '--presets'}&set(args): raise SystemExit(_say(name, f'need a recipe: {", ".join(RECIPES)}'))
+        elif not recipe and not {'-h', '--help', '--presets'}&set(args):
+            raise SystemExit(_say(name, f'need a recipe: {", ".join(RECIPES)}'))
     err = io.StringIO()
     try:
         with contextlib.redirect_stderr(err), warnings.catch_warnings(action='ignore'):   # of fields that a preset fills in

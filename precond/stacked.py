@@ -107,7 +107,8 @@ class _Chain:
                 kept.append(h if of=='value' else z)
         out = h.expand(c, *h.shape[1:]).mT.clone()
         def pull(u):
-            if call!=self.calls: raise ValueError('batched_vjp: a pullback holds until the next call, received a later one')
+            if call!=self.calls:
+                raise ValueError('batched_vjp: a pullback holds until the next call, received a later one')
             return self._pull(kept, _turned(u), W)
         return out, pull
 

@@ -42,16 +42,20 @@ def one(cfg, alpha, h, seed)->lazy.Config:
 def check(cfg):
     "The configuration, or a ValueError"
     for k in ('seeds', 'tol', 'workers'):
-        if not isinstance(getattr(cfg, k), int) or getattr(cfg, k)<1: raise ValueError(f'crossover {k}: must be an integer >= 1, received {getattr(cfg, k)!r}')
-    if not 0<cfg.alpha_min<cfg.alpha_max<np.inf: raise ValueError(f'crossover alpha_min: must be > 0 and below alpha_max, received {cfg.alpha_min:g} and {cfg.alpha_max:g}')
+        if not isinstance(getattr(cfg, k), int) or getattr(cfg, k)<1:
+            raise ValueError(f'crossover {k}: must be an integer >= 1, received {getattr(cfg, k)!r}')
+    if not 0<cfg.alpha_min<cfg.alpha_max<np.inf:
+        raise ValueError(f'crossover alpha_min: must be > 0 and below alpha_max, received {cfg.alpha_min:g} and {cfg.alpha_max:g}')
     if not cfg.c or min(cfg.c)<=0: raise ValueError(f'crossover c: must be numbers > 0, received {cfg.c}')
     if not cfg.h: raise ValueError('crossover h: must be at least one width, received none')
     for h in cfg.h: lazy.check(one(cfg, cfg.alpha_max, h, 0))
     return cfg
 
+# %% ../../nbs/87_recipes.crossover.ipynb #9f4bf6a2
 def change(records)->float:
     "Mean of the logarithm of the change over seeds"
-    if bad := [r for r in records if not (r.values.get('kernel_ratio') or 0)>0]: raise ValueError(f'crossover: runs must end with a change of the kernel, received {bad[0].status}: {bad[0].error or bad[0].values.get("stopped")}')
+    if bad := [r for r in records if not (r.values.get('kernel_ratio') or 0)>0]:
+        raise ValueError(f'crossover: runs must end with a change of the kernel, received {bad[0].status}: {bad[0].error or bad[0].values.get("stopped")}')
     return float(np.mean([np.log10(r.values['kernel_ratio']) for r in records]))
 
 def runs(cfg:Config, show=True)->pd.DataFrame: # c, h, alpha (geometric middle), low, high
@@ -60,8 +64,10 @@ def runs(cfg:Config, show=True)->pd.DataFrame: # c, h, alpha (geometric middle),
     points = [(c, h) for c in cfg.c for h in cfg.h]
     searches = [sweep.level(cfg.alpha_min, cfg.alpha_max, lambda a, h=h: [one(cfg, a, h, s) for s in range(cfg.seeds)], change, np.log10(c), cfg.tol) for c,h in points]
     found = sweep.search(RECIPE, searches, cfg.out, workers=cfg.workers, show=show)
-    inside = lambda v: [10.**x for x in v.values()]
-    row = lambda c, h, low, high, seen: dict(c=c, h=h, alpha=np.sqrt(low*high), low=low, high=high) if min(inside(seen))<c<=max(inside(seen)) else dict(c=c, h=h, alpha=np.nan, low=np.nan, high=np.nan)
+    def row(c, h, low, high, seen):
+        changes = [10.**v for v in seen.values()]
+        if not min(changes)<c<=max(changes): low = high = np.nan
+        return dict(c=c, h=h, alpha=np.sqrt(low*high), low=low, high=high)
     return pd.DataFrame([row(*p, *f) for p,f in zip(points, found, strict=True)])
 
 def run(cfg:Config)->dict:
@@ -76,6 +82,7 @@ def figure(t, ax=None):
     ax.set(xscale='log', yscale='log', xlabel='h', ylabel=r'$\tilde\alpha$'); ax.legend()
     return fig
 
+# %% ../../nbs/87_recipes.crossover.ipynb #24e82231
 def main(cfg:Config):
     "Search, print, and write the lines and their figure"
     t = runs(cfg)

@@ -40,7 +40,8 @@ def one(cfg, alpha, h, seed)->lazy.Config:
 def check(cfg):
     "The configuration, or a ValueError"
     for k in ('h', 'h_min', 'seeds', 'workers'):
-        if not isinstance(getattr(cfg, k), int) or getattr(cfg, k)<1: raise ValueError(f'jamming {k}: must be an integer >= 1, received {getattr(cfg, k)!r}')
+        if not isinstance(getattr(cfg, k), int) or getattr(cfg, k)<1:
+            raise ValueError(f'jamming {k}: must be an integer >= 1, received {getattr(cfg, k)!r}')
     if cfg.h_min>cfg.h: raise ValueError(f'jamming h_min: must be at most h = {cfg.h}, received {cfg.h_min}')
     if not cfg.alpha: raise ValueError('jamming alpha: must be at least one number, received none')
     for a in cfg.alpha: lazy.check(one(cfg, float(a), cfg.h, 0))
@@ -50,6 +51,7 @@ def unjammed(records)->bool:
     "Whether any network got every sample above the margin"
     return any(r.values.get('nd')==0 for r in records)
 
+# %% ../../nbs/87_recipes.jamming.ipynb #5c59b05b
 def known(cfg, alpha):
     "Least width at which a run in the folder, of this search's settings but for the seed, has fitted everything; None where none has"
     if not (Path(cfg.out)/'runs').is_dir(): return None

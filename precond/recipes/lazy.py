@@ -26,7 +26,7 @@ from ..train import flow_ensemble
 @dataclass
 class Config:
     "One gradient flow of the feature and lazy learning experiments"
-    dataset: Literal['pca_mnist', 'pca_cifar10', 'pca_mnist5k'] = 'pca_mnist' # binary, principal components; pca_mnist5k: of the 5,000 images at hand
+    dataset: Literal['pca_mnist', 'pca_cifar10', 'pca_mnist5k'] = 'pca_mnist' # principal components; 5k: images at hand
     d: int = None # components; nothing: 10 for MNIST, 30 for CIFAR-10
     ptr: int = 1000 # training samples
     pte: int = None # test samples; nothing: as many
@@ -67,6 +67,7 @@ class Config:
     dtype: Literal['float32', 'float64'] = 'float64' # of everything
     device: str = 'cpu' # where to run
 
+# %% ../../nbs/86_recipes.lazy.ipynb #79f87397
 _LOSS = dict(hinge='hinge', softhinge='soft_hinge', qhinge='quadratic_hinge')
 
 def check(cfg):
@@ -75,9 +76,12 @@ def check(cfg):
     rules = {k:(isinstance(getattr(cfg, k), int) and getattr(cfg, k)>=v, f'an integer >= {v}') for k,v in low.items()}
     rules |= {k:(0<getattr(cfg, k)<math.inf, '> 0') for k in ('alpha', 'act_beta', 'loss_beta', 'max_dgrad', 'max_dout', 'ckpt_tau')}
     rules |= {k:(getattr(cfg, k)>=0, '>= 0') for k in ('max_wall', 'wall_max_early_stopping', 'ckpt_step', 'var_bias')}
-    rules |= dict(stop_frac=(0<cfg.stop_frac<=1, 'in (0, 1]'), delta_kernel=(not cfg.delta_kernel or cfg.ptk>0, 'left out without a kernel set (ptk)'),
-                  max_evals=(cfg.max_evals>0 or cfg.max_wall>0, '> 0 where there is no max_wall'), linear=(not (cfg.linear and cfg.power), 'left out where there is a power'))
-    rules |= {k:(getattr(cfg, k) in opts, f'among {", ".join(opts)}') for k,opts in dict(loss=_LOSS, act=('relu', 'tanh', 'softplus', 'swish'), dataset=('pca_mnist', 'pca_cifar10', 'pca_mnist5k')).items()}
+    rules |= dict(stop_frac=(0<cfg.stop_frac<=1, 'in (0, 1]'),
+                  delta_kernel=(not cfg.delta_kernel or cfg.ptk>0, 'left out without a kernel set (ptk)'),
+                  max_evals=(cfg.max_evals>0 or cfg.max_wall>0, '> 0 where there is no max_wall'),
+                  linear=(not (cfg.linear and cfg.power), 'left out where there is a power'))
+    choices = dict(loss=_LOSS, act=('relu', 'tanh', 'softplus', 'swish'), dataset=('pca_mnist', 'pca_cifar10', 'pca_mnist5k'))
+    rules |= {k:(getattr(cfg, k) in opts, f'among {", ".join(opts)}') for k,opts in choices.items()}
     for k,(ok,need) in rules.items():
         if not ok: raise ValueError(f'lazy {k}: must be {need}, received {getattr(cfg, k)!r}')
     pick_device(cfg.device)
@@ -92,15 +96,17 @@ def _data(dataset, d, ptr, pte, ptk, seed, seed_testset, seed_kernelset, seed_tr
     device = pick_device(device)
     t = data.load(dataset, n_train=ptr, n_test=pte or ptr, d=d, n_kernel=ptk, seed=seed, seed_testset=seed_testset, seed_kernelset=seed_kernelset,
                   seed_trainset=seed_trainset, dtype=getattr(torch, dtype))
-    return {k:v.to(device) for k,v in dict(x=t.x_train, y=t.y_train, x_test=t.x_test, y_test=t.y_test, x_kernel=t.extra['x_kernel']).items()}, t.source
+    parts = dict(x=t.x_train, y=t.y_train, x_test=t.x_test, y_test=t.y_test, x_kernel=t.extra['x_kernel'])
+    return {k:v.to(device) for k,v in parts.items()}, t.source
 
 def data_of(cfg): return _data(**{k:getattr(cfg, k) for k in _DATA})
 
 def problem_of(cfg)->Problem:
     "The network at its initial weights on the training set"
     t, _ = data_of(cfg)
-    net = models.make('mf_fc', d_in=t['x'].shape[1], h=cfg.h, L=cfg.L, act=cfg.act, act_beta=cfg.act_beta, bias=cfg.bias, last_bias=cfg.last_bias, var_bias=cfg.var_bias,
-                      seed=cfg.seed if cfg.seed_init is None else cfg.seed_init, dtype=t['x'].dtype)
+    shape = {k:getattr(cfg, k) for k in ('h', 'L', 'act', 'act_beta', 'bias', 'last_bias', 'var_bias')}
+    seed = cfg.seed if cfg.seed_init is None else cfg.seed_init
+    net = models.make('mf_fc', d_in=t['x'].shape[1], seed=seed, dtype=t['x'].dtype, **shape)
     pars = dict(margin=cfg.loss_margin)|(dict(beta=cfg.loss_beta) if cfg.loss=='softhinge' else {})
     p = Problem(net.to(t['x'].device), loss(_LOSS[cfg.loss], **pars), t['x'], t['y'])
     return kernel.linearize(p) if cfg.linear else p
@@ -109,8 +115,8 @@ def rules_of(cfg)->dict:
     "Tolerances, stops and checkpoints for `train.flow`"
     some = lambda v: v or None
     tau = cfg.tau_over_h*cfg.h*min(1., cfg.tau_alpha_crit/cfg.alpha)
-    return dict(max_dgrad=cfg.max_dgrad, max_dout=cfg.max_dout, tau=tau, stop_margin=cfg.stop_margin, stop_frac=cfg.stop_frac, max_evals=some(cfg.max_evals),
-                max_wall=some(cfg.max_wall), max_wall_early=some(cfg.wall_max_early_stopping), ckpt_step=cfg.ckpt_step, ckpt_tau=cfg.ckpt_tau)
+    same = {k:getattr(cfg, k) for k in ('max_dgrad', 'max_dout', 'stop_margin', 'stop_frac', 'ckpt_step', 'ckpt_tau')}
+    return same|dict(tau=tau, max_evals=some(cfg.max_evals), max_wall=some(cfg.max_wall), max_wall_early=some(cfg.wall_max_early_stopping))
 
 # %% ../../nbs/86_recipes.lazy.ipynb #5a5152d4
 _HISTORY = dict(evals='evals', t='t', loss='loss', nd='train_nd', err_train='train_err', err_test='test_err', dfnorm='train_dfnorm')
@@ -120,8 +126,9 @@ def summary(cfg, flow)->dict:
     t, _ = data_of(cfg)
     end, p0 = flow.history[-1], flow.problem.at(flow.initial)
     moved, start = (flow.problem.weights-flow.initial).norm(), flow.initial.norm()
-    out = dict(n_train=p0.n, n_weights=p0.P, nd=flow.nd, loss_train=end['loss'], aloss=end['train_aloss'], err_train=end['train_err'], err_test=end['test_err'], best_err_test=flow.best['err'],
-               best_step=flow.best['step'], mind=end['train_mind'], steps=flow.step, evals=flow.evals, rejected=flow.rejected, t=flow.t, dt=float(flow.trace['dt'][-1]), stopped=flow.stopped,
+    out = dict(n_train=p0.n, n_weights=p0.P, nd=flow.nd, loss_train=end['loss'], aloss=end['train_aloss'], err_train=end['train_err'],
+               err_test=end['test_err'], best_err_test=flow.best['err'], best_step=flow.best['step'], mind=end['train_mind'],
+               steps=flow.step, evals=flow.evals, rejected=flow.rejected, t=flow.t, dt=float(flow.trace['dt'][-1]), stopped=flow.stopped,
                dweights=float(moved/start), dfnorm=end['train_dfnorm'], fnorm=end['train_fnorm'])
     if cfg.delta_kernel:
         k = kernel.delta_kernel(p0, flow.problem, t['x_kernel'])
@@ -135,14 +142,16 @@ def _flows(cfgs, done, show=False, members=None):
     "Flows of one group, and `done(i, flow)` as each ends"
     t, _ = data_of(cfgs[0])
     each = [rules_of(check(c)) for c in cfgs]
-    return flow_ensemble([problem_of(c) for c in cfgs], alpha=[c.alpha for c in cfgs], power=[c.power for c in cfgs], test=(t['x_test'], t['y_test']), subtract=cfgs[0].f0,
-                         members=members, done=done, progress=show, **{k:[e[k] for e in each] for k in each[0]})
+    return flow_ensemble([problem_of(c) for c in cfgs], alpha=[c.alpha for c in cfgs], power=[c.power for c in cfgs],
+                         test=(t['x_test'], t['y_test']), subtract=cfgs[0].f0, members=members, done=done, progress=show,
+                         **{k:[e[k] for e in each] for k in each[0]})
 
 def _kept(cfg, flow):
     "Its summary, or that it diverged"
     out = summary(cfg, flow)
     return Diverged(f'lazy: NaN or infinity after step {flow.step} (alpha={cfg.alpha:g}, h={cfg.h})', out) if flow.stopped=='diverged' else out
 
+# %% ../../nbs/86_recipes.lazy.ipynb #418790ec
 def run_batch(cfgs, done):
     "Flows of one group in one batch"
     _flows(cfgs, lambda i, flow: done(i, _kept(cfgs[i], flow)))
@@ -184,33 +193,43 @@ def cost(cfg)->float:
     return min(cfg.max_evals*each or math.inf, cfg.max_wall or math.inf)
 
 # %% ../../nbs/86_recipes.lazy.ipynb #895cfcc1
-_M_ALPHA = [m*2.**e for m,e in ((41, -17), (33, -15), (13, -12), (41, -12), (1, -5), (13, -7), (5, -4), (1, 0), (25, -3), (10, 0), (32, 0), (100, 0), (320, 0), (992, 0), (3200, 0), (9984, 0), (31744, 0),
-            (98304, 0), (319488, 0), (1015808, 0), (3145728, 0), (9961472, 0), (31457280, 0))]
+_M_ALPHA = [m*2.**e for m,e in ((41, -17), (33, -15), (13, -12), (41, -12), (1, -5), (13, -7), (5, -4), (1, 0), (25, -3))]+[
+    10., 32., 100., 320., 992., 3200., 9984., 31744., 98304., 319488., 1015808., 3145728., 9961472., 31457280.]
 _M_H = [20, 25, 31, 37, 45, 54, 66, 82, 100, 120, 148, 176, 216, 264, 320, 384, 480, 576, 704, 864, 1024, 1248]
-_SCAN = [9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 44, 48, 56, 64, 72, 80, 88, 96, 112, 128, 144, 160, 176, 192, 224, 256, 288, 320, 352, 384, 448, 512, 576, 640, 704, 768, 896, 1024, 1152, 1280]
+_C_H = [20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536]
+_SCAN = [9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 44, 48, 56, 64, 72, 80, 88, 96, 112, 128, 144, 160, 176, 192,
+         224, 256, 288, 320, 352, 384, 448, 512, 576, 640, 704, 768, 896, 1024, 1152, 1280]
 _HERE = [3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181]
 
-def _flags(dataset, d, **more):
-    return dict(dataset=dataset, d=d, pte=40000, arch='fc', L=2, act='swish', act_beta=10., ckpt_step=500., delta_kernel=True, ptk=2500, ptr=5000, max_evals=0)|more
+def _flags(dataset, d, wall):
+    return dict(dataset=dataset, d=d, pte=40000, arch='fc', L=2, act='swish', act_beta=10., ckpt_step=500., delta_kernel=True, ptk=2500,
+                ptr=5000, max_evals=0, max_wall=wall)
+
+def _scans()->dict:
+    "The commands of the seed's README"
+    powers, M, C = lambda a, b: [2.**k for k in range(a, b)], ('pca_mnist', 10), ('pca_cifar10', 30)
+    axes = lambda seeds, alpha, h: dict(seed_init=list(seeds), alpha=alpha, h=h)
+    return dict(
+        pcaM10d5kp2Lsw10_h=Grid(axes(range(100, 120), [2.**-8, 12., 2.**20], [6, 7, 8, *_SCAN, 1408]), _flags(*M, 7200.),
+                                about='MNIST: scan in h at three alpha'),
+        pcaM10d5kp2Lsw10_h_alpha_grid=Grid(axes(range(15), _M_ALPHA, _M_H), _flags(*M, 1200.), about='MNIST: ensembles of the phase diagram'),
+        pcaM10d5kp2Lsw10_h_alpha=Grid(axes(range(3), _M_ALPHA, _M_H), _flags(*M, 900.), about='MNIST: transitions'),
+        pcaC30d5kp2Lsw10_h=Grid(axes(range(100, 120), [2.], _SCAN), _flags(*C, 7200.), about='CIFAR-10: scan in h'),
+        pcaC30d5kp2Lsw10_h_alpha_grid=Grid(axes(range(15), powers(-12, 16), [32, 40, 48, 64, 80]), _flags(*C, 1500.), about='CIFAR-10: ensembles'),
+        pcaC30d5kp2Lsw10_h_alpha=Grid(axes([0], powers(-13, 15), _C_H), _flags(*C, 900.), about='CIFAR-10: transitions'))
 
 def presets()->dict: # name -> Grid
     "The commands of the seed's README, and grids for two cores"
-    powers = lambda a, b: [2.**k for k in range(a, b)]
-    M, C = functools.partial(_flags, 'pca_mnist', 10), functools.partial(_flags, 'pca_cifar10', 30)
     here = dict(L=2, act='swish', act_beta=10., ptr=500, pte=2000, ptk=300, delta_kernel=True, max_evals=6000)
-    decades = [round(10**(k/2), 6) for k in range(-3, 11)]
-    return dict(
-        pcaM10d5kp2Lsw10_h=Grid(dict(seed_init=list(range(100, 120)), alpha=[2.**-8, 12., 2.**20], h=[6, 7, 8, *_SCAN, 1408]), M(max_wall=7200.), about='MNIST: scan in h at three alpha'),
-        pcaM10d5kp2Lsw10_h_alpha_grid=Grid(dict(seed_init=list(range(15)), alpha=_M_ALPHA, h=_M_H), M(max_wall=1200.), about='MNIST: ensembles of the phase diagram'),
-        pcaM10d5kp2Lsw10_h_alpha=Grid(dict(seed_init=[0, 1, 2], alpha=_M_ALPHA, h=_M_H), M(max_wall=900.), about='MNIST: transitions'),
-        pcaC30d5kp2Lsw10_h=Grid(dict(seed_init=list(range(100, 120)), alpha=[2.], h=_SCAN), C(max_wall=7200.), about='CIFAR-10: scan in h'),
-        pcaC30d5kp2Lsw10_h_alpha_grid=Grid(dict(seed_init=list(range(15)), alpha=powers(-12, 16), h=[32, 40, 48, 64, 80]), C(max_wall=1500.), about='CIFAR-10: ensembles'),
-        pcaC30d5kp2Lsw10_h_alpha=Grid(dict(seed_init=[0], alpha=powers(-13, 15), h=[20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536]), C(max_wall=900.),
-                                      about='CIFAR-10: transitions'),
-        phase_mnist=Grid(dict(seed_init=list(range(5)), alpha=decades, h=_HERE), dict(dataset='pca_mnist', d=10)|here, about='MNIST: a phase diagram for two cores'),
-        phase_cifar=Grid(dict(seed_init=list(range(5)), alpha=decades[::2], h=[4, 8, 11, 16, 22, 32, 64, 128]), dict(dataset='pca_cifar10', d=30)|here, about='CIFAR-10: a smaller one'),
-        phase_powers=Grid(dict(power=[-1., -.5, 0.], seed_init=list(range(3)), alpha=decades[::2], h=_HERE[::2]), dict(dataset='pca_mnist', d=10)|here, about='MNIST: under powers of the covariance'),
-        quick=Grid(dict(seed_init=[0, 1, 2], alpha=[.1, 10., 1000.], h=[4, 8, 16]), dict(dataset='pca_mnist5k', d=10)|here|dict(ptr=100, pte=200, ptk=50, max_evals=300), about='under a minute'))
+    M, C = dict(dataset='pca_mnist', d=10)|here, dict(dataset='pca_cifar10', d=30)|here
+    seeds, decades = list(range(5)), [round(10**(k/2), 6) for k in range(-3, 11)]
+    small = dict(dataset='pca_mnist5k', d=10)|here|dict(ptr=100, pte=200, ptk=50, max_evals=300)
+    return _scans()|dict(
+        phase_mnist=Grid(dict(seed_init=seeds, alpha=decades, h=_HERE), M, about='MNIST: a phase diagram for two cores'),
+        phase_cifar=Grid(dict(seed_init=seeds, alpha=decades[::2], h=[4, 8, 11, 16, 22, 32, 64, 128]), C, about='CIFAR-10: a smaller one'),
+        phase_powers=Grid(dict(power=[-1., -.5, 0.], seed_init=seeds[:3], alpha=decades[::2], h=_HERE[::2]), M,
+                          about='MNIST: under powers of the covariance'),
+        quick=Grid(dict(seed_init=[0, 1, 2], alpha=[.1, 10., 1000.], h=[4, 8, 16]), small, about='under a minute'))
 
 # %% ../../nbs/86_recipes.lazy.ipynb #817277d7
 @dataclass
@@ -224,8 +243,10 @@ def figure(out:dict):
     "Loss and samples below the margin, training and test error, against the time of the flow"
     fig, (a, b) = viz.subplots(1, 2, width=3.4, height=2.8)
     t = np.maximum(out['history_t'], min(out['history_t'][1:], default=1.))
-    a.loglog(t, np.maximum(out['history_loss'], 1e-16), 'C0', label='loss'); a.loglog(t, np.maximum(out['history_nd'], .5), 'C3', label='below the margin'); a.set(xlabel='t'); a.legend()
-    b.semilogx(t, 100*out['history_err_train'], 'C0', label='training'); b.semilogx(t, 100*out['history_err_test'], 'C1', label='test'); b.set(xlabel='t', ylabel='error (%)'); b.legend()
+    a.loglog(t, np.maximum(out['history_loss'], 1e-16), 'C0', label='loss')
+    a.loglog(t, np.maximum(out['history_nd'], .5), 'C3', label='below the margin')
+    for k,c in (('train', 'C0'), ('test', 'C1')): b.semilogx(t, 100*out[f'history_err_{k}'], c, label=k)
+    a.set(xlabel='t'); a.legend(); b.set(xlabel='t', ylabel='error (%)'); b.legend()
     return fig
 
 def write(cfg, out)->Path:

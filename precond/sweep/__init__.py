@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['Claims', 'Dask', 'Diverged', 'Drain', 'Grid', 'Halted', 'Local', 'Plan', 'Record', 'Store', 'Submitit', 'Task',
            'WorkerDied', 'axis', 'chosen', 'engine', 'ensure', 'exact', 'export', 'get', 'grid_of', 'group_runs',
-           'key_of', 'least', 'level', 'load', 'mantissa', 'name_of', 'plan', 'points', 'pool', 'resolve', 'run',
-           'run_jobs', 'search', 'table', 'threads', 'what_of', 'work']
+           'key_of', 'least', 'level', 'load', 'mantissa', 'name_of', 'opened', 'plan', 'points', 'pool', 'resolve',
+           'run', 'run_jobs', 'search', 'table', 'threads', 'what_of', 'work']
 
 # %% ../../nbs/84_sweep.ipynb #ab300a55
 from .engines import Dask, Drain, Local, Submitit, WorkerDied, engine, pool, run_jobs, threads
 from .grid import Diverged, Grid, axis, chosen, grid_of, name_of, points, resolve
 from .load import export, group_runs, load, table
 from .plan import Plan, plan
-from .runs import Task, ensure, get, run, what_of, work
+from .runs import Task, ensure, get, opened, run, what_of, work
 from .search import Halted, least, level, mantissa, search
 from .store import Claims, Record, Store, exact, key_of
 
 # %% ../../nbs/84_sweep.ipynb #c6416a66
 _all_ = ['Claims', 'Dask', 'Diverged', 'Drain', 'Grid', 'Halted', 'Local', 'Plan', 'Record', 'Store', 'Submitit', 'Task', 'WorkerDied', 'axis', 'chosen', 'engine', 'ensure', 'exact', 'export', 'get', 'grid_of',
-         'group_runs', 'key_of', 'least', 'level', 'load', 'mantissa', 'name_of', 'plan', 'points', 'pool', 'resolve', 'run', 'run_jobs', 'search', 'table', 'threads', 'what_of', 'work']
+         'group_runs', 'key_of', 'least', 'level', 'load', 'mantissa', 'name_of', 'opened', 'plan', 'points', 'pool', 'resolve', 'run', 'run_jobs', 'search', 'table', 'threads', 'what_of', 'work']

@@ -26,7 +26,8 @@ def resolve(
     if isinstance(recipe, str):
         mod, _, name = recipe.partition(':')
         try: found = importlib.import_module(mod)
-        except ModuleNotFoundError as e: raise ValueError(f'sweep: recipe must be importable, received {recipe!r} ({e})') from None
+        except ModuleNotFoundError as e:
+            raise ValueError(f'sweep: recipe must be importable, received {recipe!r} ({e})') from None
         if name and name!='run':
             if not hasattr(found, name): raise ValueError(f'sweep: {mod} has no {name!r}, received {recipe!r}')
             found = getattr(found, name)
@@ -66,22 +67,31 @@ class Grid:
         new.zip = tuple(g for g in new.zip if set(g)<=set(new.axes))
         return new
 
+# %% ../../nbs/81_sweep.grid.ipynb #c79d1562
 def check_grid(Config, grid:Grid)->Grid:
     "The grid, or a ValueError"
     known = {f.name for f in fields(Config)}
-    if bad := sorted({*grid.axes, *grid.fixed}-known): raise ValueError(f'sweep: axes must be fields of the recipe ({", ".join(sorted(known))}), received {bad}')
-    if both := sorted(set(grid.axes)&set(grid.fixed)): raise ValueError(f'sweep: a field is an axis or fixed, received both for {both}')
+    if bad := sorted({*grid.axes, *grid.fixed}-known):
+        raise ValueError(f'sweep: axes must be fields of the recipe ({", ".join(sorted(known))}), received {bad}')
+    if both := sorted(set(grid.axes)&set(grid.fixed)):
+        raise ValueError(f'sweep: a field is an axis or fixed, received both for {both}')
     for k,v in grid.axes.items():
-        if isinstance(v, (str, bytes)) or not hasattr(v, '__len__') or not len(v): raise ValueError(f'sweep: axis {k} needs a non-empty list of values, received {v!r}')
-        if len(set(map(repr, map(exact, v))))<len(v): raise ValueError(f'sweep: axis {k} needs different values, received {list(v)!r}')
+        if isinstance(v, (str, bytes)) or not hasattr(v, '__len__') or not len(v):
+            raise ValueError(f'sweep: axis {k} needs a non-empty list of values, received {v!r}')
+        if len(set(map(repr, map(exact, v))))<len(v):
+            raise ValueError(f'sweep: axis {k} needs different values, received {list(v)!r}')
     for g in grid.zip:
-        if len(g)<2 or not set(g)<=set(grid.axes): raise ValueError(f'sweep: zip needs two or more axes of the grid, received {tuple(g)}')
-        if len({len(grid.axes[k]) for k in g})>1: raise ValueError(f'sweep: zipped axes need one length, received {", ".join(f"{k}: {len(grid.axes[k])}" for k in g)}')
-    if len(inner := [k for g in grid.zip for k in g])>len(set(inner)): raise ValueError(f'sweep: an axis can be zipped once, received {grid.zip}')
+        if len(g)<2 or not set(g)<=set(grid.axes):
+            raise ValueError(f'sweep: zip needs two or more axes of the grid, received {tuple(g)}')
+        if len({len(grid.axes[k]) for k in g})>1:
+            raise ValueError(f'sweep: zipped axes need one length, received {", ".join(f"{k}: {len(grid.axes[k])}" for k in g)}')
+    if len(inner := [k for g in grid.zip for k in g])>len(set(inner)):
+        raise ValueError(f'sweep: an axis can be zipped once, received {grid.zip}')
     return grid
 
 def as_grid(grid)->Grid: return grid if isinstance(grid, Grid) else Grid(dict(grid))
 
+# %% ../../nbs/81_sweep.grid.ipynb #43c453f4
 def points(
     Config:type, # the recipe's dataclass
     grid         # a Grid, or field -> values
@@ -100,9 +110,12 @@ def chosen(cfgs, where:str)->list: # of bool
     "Which configurations an expression over their fields holds for"
     table = pd.DataFrame([asdict(c) for c in cfgs])
     try: keep = table.eval(where, engine='python')
-    except Exception as e: raise ValueError(f'sweep where: needs an expression over {", ".join(table)}, received {where!r} ({type(e).__name__}: {e})') from None
-    if getattr(keep, 'dtype', None)!=bool: raise ValueError(f'sweep where: must be true or false at each point, received {where!r}')
-    if not keep.any(): raise ValueError(f'sweep where: must leave at least one of {len(cfgs)} points, received {where!r}')
+    except Exception as e:
+        raise ValueError(f'sweep where: needs an expression over {", ".join(table)}, received {where!r} ({type(e).__name__}: {e})') from None
+    if getattr(keep, 'dtype', None)!=bool:
+        raise ValueError(f'sweep where: must be true or false at each point, received {where!r}')
+    if not keep.any():
+        raise ValueError(f'sweep where: must leave at least one of {len(cfgs)} points, received {where!r}')
     return keep.tolist()
 
 # %% ../../nbs/81_sweep.grid.ipynb #bcf760cc
@@ -114,9 +127,11 @@ def axis(
     if not m: return [kind(text) if kind is not bool else {'true':True, 'false':False}[text.lower()]]
     a, b, how, n = float(m[1]), float(m[2]), m[3], int(m[4] or 0)
     if how is None:
-        if a%1 or b%1 or not a<b: raise ValueError('a range a:b needs whole numbers a < b; a:b:linN gives N values from a to b')
+        if a%1 or b%1 or not a<b:
+            raise ValueError('a range a:b needs whole numbers a < b; a:b:linN gives N values from a to b')
         return [kind(i) for i in range(int(a), int(b))]
-    if n<2 or (how=='log' and min(a, b)<=0): raise ValueError('a log range needs positive ends, and any range at least 2 values')
+    if n<2 or (how=='log' and min(a, b)<=0):
+        raise ValueError('a log range needs positive ends, and any range at least 2 values')
     values = [a*(b/a)**(i/(n-1)) if how=='log' else a+(b-a)*i/(n-1) for i in range(n)]
     return list(dict.fromkeys(kind(round(v)) if kind is int else float(f'{v:.12g}') for v in values))
 
@@ -132,5 +147,6 @@ def grid_of(Config, words:list)->dict: # field -> values
         elif name is None: raise ValueError(f'sweep: need --field before its values, received {w!r}')
         else:
             try: grid[name] += axis(w, kinds[name] if kinds[name] in (int, float, bool) else str)
-            except (ValueError, KeyError) as e: raise ValueError(f'sweep: --{name} needs {getattr(kinds[name], "__name__", kinds[name])} values, received {w!r} ({e})') from None
+            except (ValueError, KeyError) as e:
+                raise ValueError(f'sweep: --{name} needs {getattr(kinds[name], "__name__", kinds[name])} values, received {w!r} ({e})') from None
     return grid

@@ -28,10 +28,12 @@ class Plan:
 
     def __str__(self):
         total = sum(v for k,v in self.counts.items() if k!='excluded')
-        lines = [f'{total} runs: '+(' x '.join(f'{v} {k}' for k,v in self.sizes.items()) or 'one point'), ', '.join(f'{v} {k}' for k,v in self.counts.items() if v)]
-        if len(self.groups)>1: lines.append(f'{len(self.groups)} groups that run in batches' if self.groups.index[0]!='' else '')
+        lines = [f'{total} runs: '+(' x '.join(f'{v} {k}' for k,v in self.sizes.items()) or 'one point')]
+        lines.append(', '.join(f'{v} {k}' for k,v in self.counts.items() if v))
+        if len(self.groups)>1 and self.groups.index[0]!='': lines.append(f'{len(self.groups)} groups that run in batches')
         if self.seconds is None: lines.append('cost unknown: no run has been done here, and the recipe has no estimate')
-        elif self.counts.get('missing'): lines.append(f'{self.basis} {duration(self.seconds)} on one core, {duration(self.seconds/100)} on 100')
+        elif self.counts.get('missing'):
+            lines.append(f'{self.basis} {duration(self.seconds)} on one core, {duration(self.seconds/100)} on 100')
         return '\n'.join(filter(None, lines))
 
 def duration(s)->str:
@@ -40,6 +42,7 @@ def duration(s)->str:
         if s>=2*size: return f'{s/size:.3g} {unit}'
     return f'{s:.3g} s'
 
+# %% ../../nbs/83_sweep.plan.ipynb #3724a4db
 def plan(
     recipe,   # see `resolve`
     grid,     # a Grid, or field -> values
@@ -50,16 +53,19 @@ def plan(
     cfgs = points(r.Config, grid)
     store = Store(Path(out)/'runs') if out and (Path(out)/'runs').is_dir() else None
     group = getattr(r, 'group', lambda cfg: '')
-    counts, took, todo = Counter(), {}, []
+    counts, took, todo, there = Counter(), {}, [], set() if store is None else store.keys()
     for c in cfgs:
         key = c and key_of(what_of(recipe, c))
-        rec = store.read(key, False) if store and key and key in store else None
+        rec = store.read(key, False) if key in there else None
         counts['excluded' if c is None else rec.status if rec else 'missing'] += 1
         if rec and rec.seconds: took.setdefault(group(c), []).append(rec.seconds)
         elif c and not rec: todo.append(c)
     every, mean = [s for v in took.values() for s in v], lambda v: sum(v)/len(v)
-    cost = lambda c: mean(took[group(c)]) if group(c) in took else mean(every) if every else r.cost(c) if hasattr(r, 'cost') else None
-    rows = pd.DataFrame([dict(group=str(group(c)), missing=1, seconds=cost(c)) for c in todo], columns=['group', 'missing', 'seconds'])
+    means, overall = {g:mean(v) for g,v in took.items()}, mean(every) if every else None
+    cost = lambda c: means.get(group(c), overall) if every else r.cost(c) if hasattr(r, 'cost') else None
+    rows = [dict(group=str(group(c)), missing=1, seconds=cost(c)) for c in todo]
+    rows = pd.DataFrame(rows, columns=['group', 'missing', 'seconds'])
     groups = rows.groupby('group', sort=False).agg(missing=('missing', 'sum'), seconds=('seconds', 'mean'))
     known = not rows.seconds.isna().any()
-    return Plan({d[0]:len(grid.axes[d[0]]) for d in grid.dims()}, dict(counts), groups, float(rows.seconds.sum()) if known else None, 'as runs here took:' if every else 'at most')
+    sizes, total = {d[0]:len(grid.axes[d[0]]) for d in grid.dims()}, float(rows.seconds.sum()) if known else None
+    return Plan(sizes, dict(counts), groups, total, 'as runs here took:' if every else 'at most')

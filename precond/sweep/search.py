@@ -9,7 +9,7 @@ __all__ = ['Halted', 'search', 'least', 'mantissa', 'level']
 import math, types
 from pathlib import Path
 
-from .runs import ensure, what_of
+from .runs import opened, what_of
 from .store import Store, key_of
 
 # %% ../../nbs/83_sweep.search.ipynb #0a405c5d
@@ -17,7 +17,7 @@ class Halted(RuntimeError): "A search that a file named stop has ended before it
 
 def search(
     recipe,        # see `resolve`
-    searches:list, # generators: yield a list of configurations, receive the list of their records (without arrays), return what was found
+    searches:list, # generators: yield a list of configurations, receive their records (without arrays), return what was found
     out,           # folder of the sweep
     **how          # of `ensure`: engine, workers, batch...
 )->list: # what each returned
@@ -28,9 +28,11 @@ def search(
         try: asking[i] = list(searches[i].send(records))
         except StopIteration as e: found[i] = e.value; asking.pop(i, None)
     for i in range(len(searches)): tell(i, None)
-    while asking:
-        if ensure(recipe, [c for cfgs in asking.values() for c in cfgs], out, **how): raise Halted(f'search: stopped by {Path(out)/"stop"}; remove the file to go on')
-        for i,cfgs in list(asking.items()): tell(i, [store.read(key_of(what_of(recipe, c)), False) for c in cfgs])
+    with opened(recipe, out, **how) as finish:
+        while asking:
+            if finish([c for cfgs in asking.values() for c in cfgs]):
+                raise Halted(f'search: stopped by {Path(out)/"stop"}; remove the file to go on')
+            for i,cfgs in list(asking.items()): tell(i, [store.read(key_of(what_of(recipe, c)), False) for c in cfgs])
     return found
 
 # %% ../../nbs/83_sweep.search.ipynb #309fe19c
@@ -38,7 +40,7 @@ def least(
     low:int, high:int, # integers; the property is taken not to hold at low-1
     ask,               # integer -> configurations
     holds              # records -> bool
-):                     # generator for `search`, returning the least integer with the property, or None where not even `high` has it
+): # generator for `search`, returning the least integer with the property, or None where not even `high` has it
     "Bisection for the least integer with a property"
     if not (yield from _answer(high, ask, holds)): return None
     while low<high:

@@ -6,7 +6,8 @@
 __all__ = ['key_of', 'exact', 'Record', 'Store', 'Claims']
 
 # %% ../../nbs/80_sweep.store.ipynb #f66204aa
-import hashlib, json, os, shutil, socket, threading, uuid
+import functools, hashlib, json, os, shutil, socket, sys, threading, uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def exact(
     v # anything JSON-able
 ):
     "`plain`, but inf, -inf and nan stay different"
+    if v is None or type(v) in (str, int, bool): return v
     if isinstance(v, dict): return {str(k):exact(x) for k,x in v.items()}
     if isinstance(v, (list, tuple)): return [exact(x) for x in v]
     v = v.item() if isinstance(v, np.generic) else v
@@ -45,14 +47,17 @@ class Record:
     @property
     def seconds(self)->float: return (self.provenance or {}).get('seconds')
 
+# %% ../../nbs/80_sweep.store.ipynb #27d6b9e1
 class Store:
     "A folder of records, each written atomically under the hash of what was asked"
     def __init__(self, path):
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir(): raise ValueError(f'Store: path must be a folder, received the file {self.path}')
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f'Store: path must be a folder, received the file {self.path}')
         try: self.path.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise ValueError(f'Store: cannot make the folder {self.path} ({e.strerror})') from None
-        if not os.access(self.path, os.W_OK): raise ValueError(f'Store: the folder must be writable, received {self.path} (permission denied)')
+        if not os.access(self.path, os.W_OK):
+            raise ValueError(f'Store: the folder must be writable, received {self.path} (permission denied)')
     def _file(self, what): return self.path/f'{what if isinstance(what, str) else key_of(what)}.json'
     def __contains__(self, what): return self._file(what).exists()
     def __len__(self): return len(self.keys())
@@ -64,7 +69,8 @@ class Store:
         "Store a result and return its record"
         f, arrays = self._file(what), arrays or {}
         if arrays: save_npz(f.with_suffix('.npz'), **arrays)
-        r = dict(what=exact(what), values=values, arrays=sorted(arrays), status=status, error=error, provenance=provenance(**prov))
+        r = dict(what=exact(what), values=values, arrays=sorted(arrays), status=status, error=error)
+        r |= dict(provenance=provenance(**prov))
         save_json(f, r)
         return Record(**r|dict(values=plain(values), arrays=arrays))
 
@@ -83,42 +89,51 @@ class Store:
     def records(self)->list: return [self.read(k) for k in sorted(self.keys())]
 
 # %% ../../nbs/80_sweep.store.ipynb #d2ea377d
-_BIRTH = {}   # pid -> when that process began, as psutil says
+@functools.cache
+def _place()->str:
+    "Where process numbers are those known here: host, its last start, the container"
+    boot, space = Path('/proc/sys/kernel/random/boot_id'), Path('/proc/self/ns/pid')
+    start, container = boot.read_text().strip() if boot.exists() else '', space.stat().st_ino if space.exists() else ''
+    return f'{socket.gethostname()} {start} {container}'
 
-def _born(pid):
-    "When a process began; None where there is none"
-    try: return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess: return None
+def _process(pid)->tuple: # (when it began, whether it is stopped)
+    "A process of this machine; (None, False) where it runs no more, zombies included"
+    try:
+        if sys.platform!='linux': p = psutil.Process(pid); state, born = p.status()[:1].upper(), p.create_time()
+        else:
+            os.kill(pid, 0)
+            state, *rest = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+            born = int(rest[18])
+    except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess): return None, False
+    except PermissionError: return 'of another user', True       # its claims are judged by their age
+    return (None, False) if state in 'ZX' else (born, state in 'Tt')
 
+# %% ../../nbs/80_sweep.store.ipynb #8b8ea7e3
 class Claims:
     "Who is at work on what: a folder per piece of work"
     def __init__(self, path,
         expiry:float=120., # seconds without a touch after which a claim is stale
         beat:float=5.      # seconds between touches
     ):
-        if not 0<beat<expiry/2: raise ValueError(f'Claims: beat must be > 0 and below half of expiry, received {beat} and {expiry}')
-        self.path, self.expiry, self.beat, self.held = Path(path), expiry, beat, set()
+        if not 0<beat<expiry/2:
+            raise ValueError(f'Claims: beat must be > 0 and below half of expiry, received {beat} and {expiry}')
+        self.path, self.expiry, self.beat, self.held = Path(path), expiry, beat, {}
         self.path.mkdir(parents=True, exist_ok=True)
-        pid = os.getpid()
-        self.me = dict(host=socket.gethostname(), pid=pid, born=_BIRTH.setdefault(pid, _born(pid)), token=uuid.uuid4().hex)
+        self.me = dict(host=_place(), pid=os.getpid(), born=_process(os.getpid())[0], beat=beat, token=uuid.uuid4().hex)
         self._thread, self._closed = None, threading.Event()
 
     def take(self, key)->bool:
         "Whether the claim is now ours"
-        for _ in range(2):
-            try: os.mkdir(self.path/key)
-            except FileExistsError:
-                if not self._remove_stale(key): return False
-                continue
-            try: (self.path/key/'owner.json').write_text(json.dumps(self.me))
-            except FileNotFoundError: return False                          # we slept, and somebody took it for stale
-            self.held.add(key)
-            if self._thread is None: self._thread = threading.Thread(target=self._touch, daemon=True); self._thread.start()
-            return True
-        return False
+        folder = self.path/key
+        try: os.mkdir(folder)
+        except FileExistsError: folder = self._inherit(key)
+        if folder is None or not self._sign(folder): return False
+        self.held[key] = folder
+        if self._thread is None: self._thread = threading.Thread(target=self._touch, daemon=True); self._thread.start()
+        return True
     def release(self, key):
         "Give a claim back, if it is still ours"
-        self.held.discard(key)
+        self.held.pop(key, None)
         if (self.owner(key) or {}).get('token')==self.me['token']: shutil.rmtree(self.path/key, ignore_errors=True)
     def close(self):
         for k in list(self.held): self.release(k)
@@ -128,49 +143,73 @@ class Claims:
 
     def owner(self, key)->dict:
         "Who holds the claim; None where nobody does, or nobody has signed yet"
-        try: return json.loads((self.path/key/'owner.json').read_text())
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError): return None
-    def taken(self)->list: return [e.name for e in os.scandir(self.path) if e.is_dir() and not e.name.startswith('.')]
+        return _signed(self._innermost(key))
+    def taken(self)->list: return [e.name for e in os.scandir(self.path) if e.is_dir()]
+    def clean(self,
+        done=() # keys of what is done: a claim on it that nobody has signed was being given back
+    )->int:     # how many
+        "Remove every stale claim"
+        for k in set(done)&set(self.taken()):
+            if not self.owner(k):
+                with suppress(OSError): os.rmdir(self.path/k)
+        stale = [k for k in self.taken() if self.take(k)]
+        for k in stale: self.release(k)
+        return len(stale)
 
-# %% ../../nbs/80_sweep.store.ipynb #8b8ea7e3
-def _touch(self):
-    while not self._closed.wait(self.beat):
-        for k in list(self.held):
-            try: os.utime(self.path/k)
-            except FileNotFoundError: self.held.discard(k)                   # taken for stale: another has it
+# %% ../../nbs/80_sweep.store.ipynb #12776d50
+def _signed(folder)->dict:
+    "What the owner wrote in the folder of a claim"
+    try: return json.loads((folder/'owner.json').read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError): return None
 
-def _age(self, key):
-    "Seconds since the claim was touched, by the clock of the file system; None where there is no claim"
-    clock = self.path/f'.clock-{self.me["token"]}'
-    clock.touch()
-    try: return os.stat(clock).st_mtime-os.stat(self.path/key).st_mtime
-    except FileNotFoundError: return None
-    finally: clock.unlink(missing_ok=True)
+# %% ../../nbs/80_sweep.store.ipynb #2f2352cd
+def _innermost(self, key)->Path:
+    folder = self.path/key
+    while (folder/'next').is_dir(): folder = folder/'next'
+    return folder
 
-def _stale(self, key)->bool:
-    "Whether nobody can be at work on this any more"
-    who = self.owner(key)
-    if who and who['host']==self.me['host']: return _born(who['pid'])!=who['born']
-    age = self._age(key)
-    return age is not None and age>(self.expiry if who else min(self.expiry, 2*self.beat))   # unsigned: killed between mkdir and signing
+def _inherit(self, key)->Path:
+    "The folder of the successor of a stale claim, if we are that"
+    folder = self._innermost(key)
+    who = _signed(folder)
+    if not self._stale(folder, who): return None
+    try: os.mkdir(folder/'next')
+    except (FileExistsError, FileNotFoundError): return None                 # another was faster
+    if _signed(folder)==who: return folder/'next'
+    with suppress(OSError): os.rmdir(folder/'next')                          # faster still: this is a new claim of that name
+    return None
 
-def _remove_stale(self, key)->bool:
-    "Move a stale claim out of the way; whether the key is free"
-    if not (self.path/key).exists(): return True
-    if not self._stale(key): return False
-    away = self.path/f'.stale-{key}-{uuid.uuid4().hex}'
-    before = self.owner(key)
-    try: os.rename(self.path/key, away)
-    except FileNotFoundError: return True                                    # somebody was faster
-    after = self.owner(away.name)
-    if after!=before and not (self.path/key).exists(): os.rename(away, self.path/key); return False   # it was a new one
-    shutil.rmtree(away, ignore_errors=True)
+def _sign(self, folder)->bool:
+    "Write who we are; False where the folder is no more ours"
+    try:
+        with open(folder/'owner.json', 'x') as f: f.write(json.dumps(self.me))
+    except (FileNotFoundError, FileExistsError): return False
+    except OSError: shutil.rmtree(folder, ignore_errors=True); raise         # the disk is full
     return True
 
-def _clean(self)->int:
-    "Remove every stale claim; how many"
-    for e in list(os.scandir(self.path)):                                    # halves of what killed processes were about
-        if e.name.startswith('.') and (self._age(e.name) or 0)>self.expiry: shutil.rmtree(e, ignore_errors=True); Path(e).unlink(missing_ok=True)
-    return sum(self._remove_stale(k) for k in self.taken() if self._stale(k))
+# %% ../../nbs/80_sweep.store.ipynb #40b898e2
+def _touch(self):
+    while not self._closed.wait(self.beat):
+        for k,folder in list(self.held.items()):
+            try: os.utime(folder)
+            except FileNotFoundError: self.held.pop(k, None)                 # it was inherited, and given back
+            except OSError: pass                                             # the network: at the next beat
 
-Claims._touch, Claims._age, Claims._stale, Claims._remove_stale, Claims.clean = _touch, _age, _stale, _remove_stale, _clean
+def _age(self, folder)->float:
+    "Seconds since a claim was touched, by the clock of the file system; 0 where there is none"
+    clock = self.path/f'.clock-{uuid.uuid4().hex}'
+    clock.touch()
+    try: return os.stat(clock).st_mtime-os.stat(folder).st_mtime
+    except FileNotFoundError: return 0.
+    finally: clock.unlink(missing_ok=True)
+
+def _stale(self, folder, who)->bool:
+    "Whether nobody can be at work on this any more"
+    if who and who['host']==self.me['host']:
+        born, stopped = _process(who['pid'])
+        if not stopped: return born!=who['born']
+    limit = max(self.expiry, 4*who['beat']) if who else min(self.expiry, 2*self.beat) # unsigned: killed before it could
+    return self._age(folder)>limit
+
+Claims._innermost, Claims._inherit, Claims._sign = _innermost, _inherit, _sign
+Claims._touch, Claims._age, Claims._stale = _touch, _age, _stale

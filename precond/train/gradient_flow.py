@@ -341,8 +341,10 @@ def _alpha(who, p, given):
     "The scale of the predictor: given, or the one in the loss"
     own = p.loss_fn.pars.get('alpha', 1.)
     if given is None: return own
-    if not (isinstance(given, (int, float)) and 0<given<math.inf): raise ValueError(f'{who}: alpha must be > 0, received {given!r}')
-    if own not in (1., given): raise ValueError(f'{who}: alpha must be that of the loss, {own:g}, or left out, received {given:g}')
+    if not (isinstance(given, (int, float)) and 0<given<math.inf):
+        raise ValueError(f'{who}: alpha must be > 0, received {given!r}')
+    if own not in (1., given):
+        raise ValueError(f'{who}: alpha must be that of the loss, {own:g}, or left out, received {given:g}')
     return float(given)
 
 def _alike(who, ps):
@@ -350,8 +352,10 @@ def _alike(who, ps):
     p = ps[0]
     kind = lambda q: (tuple((k, tuple(q.shapes[k])) for k in q.names), q.n, q.dtype, q.device, q.loss_fn.name, {k:v for k,v in q.loss_fn.pars.items() if k!='alpha'}, repr(q.template))
     for i,q in enumerate(ps):
-        if not torch.is_tensor(q.x): raise ValueError(f'{who}: inputs must be a tensor in memory, received {type(q.x).__name__}')
-        if kind(q)!=kind(p): raise ValueError(f'{who}: problems must have one architecture, loss, dtype and number of samples, received another in number {i}')
+        if not torch.is_tensor(q.x):
+            raise ValueError(f'{who}: inputs must be a tensor in memory, received {type(q.x).__name__}')
+        if kind(q)!=kind(p):
+            raise ValueError(f'{who}: problems must have one architecture, loss, dtype and number of samples, received another in number {i}')
     return any(q.x is not p.x and (q.x.data_ptr()!=p.x.data_ptr() or q.x.shape!=p.x.shape) for q in ps)
 
 def _metrics(who, ps, powers):
@@ -406,7 +410,8 @@ def flow_ensemble(
     "Gradient flow of many networks in batches, each with its own step size, stopping and checkpoints"
     ps, who = [p.labelled() for p in problems], 'flow_ensemble' if members!=1 else 'flow'
     if not ps: raise ValueError(f'{who}: need at least one problem, received none')
-    if bad := sorted(set(rules)-set(Rules.__dataclass_fields__)): raise ValueError(f'{who}: rules are {", ".join(Rules.__dataclass_fields__)}, received {", ".join(bad)}')
+    if bad := sorted(set(rules)-set(Rules.__dataclass_fields__)):
+        raise ValueError(f'{who}: rules are {", ".join(Rules.__dataclass_fields__)}, received {", ".join(bad)}')
     own, each = _alike(who, ps), {k:_spread(who, k, v, len(ps)) for k,v in dict(rules, alpha=alpha, power=power).items()}
     alphas, metrics = [_alpha(who, p, a) for p,a in zip(ps, each.pop('alpha'), strict=True)], _metrics(who, ps, each.pop('power'))
     team = [_Member(i, p, a, _check_rules(who, Rules(**{k:v[i] for k,v in each.items()})), m) for i,(p, a, m) in enumerate(zip(ps, alphas, metrics, strict=True))]
@@ -414,7 +419,8 @@ def flow_ensemble(
         x, y = (test.x, test.y) if isinstance(test, Problem) else test
         t = ps[0].with_data(x, y)
         test = t.x, _as_labels(t, t.batch(slice(0, 1)).outputs().reshape(1, -1).shape[1])
-    if method!='euler' and any(m.rules.tau for m in team): raise ValueError(f'{who}: method {method} needs tau = 0, received a velocity that remembers')
+    if method!='euler' and any(m.rules.tau for m in team):
+        raise ValueError(f'{who}: method {method} needs tau = 0, received a velocity that remembers')
     make = lambda team, slots, done=None: _Pool(team, test, subtract, own, ps[0].x, slots, ps[0].chunk, method, done)
     fit = max(1, int(budget//_bytes(ps[0], test and test[0], integrator(method))))
     if members is not None and members<1: raise ValueError(f'{who}: members must be >= 1, received {members}')
