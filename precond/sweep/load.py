@@ -103,12 +103,11 @@ def _plain_text(ds):
     text = np.vectorize(lambda v: v if isinstance(v, str) else '' if v is None else json.dumps(exact(v)), otypes=[object])
     return ds.map(lambda c: c if c.dtype.kind!='O' else xr.DataArray(text(c.values).astype(str), c.coords, c.dims))
 
-def _pack(ds, short):
+def _pack(ds, half):
     "Arrays by name, and a description in JSON"
-    grid, every = set(ds.status.dims), {**ds.data_vars, **ds.coords}
-    small = lambda v: v.values.astype(short) if short and v.dtype.kind=='f' and not set(v.dims)<=grid else v.values
+    every = {**ds.data_vars, **ds.coords}
     about = dict(dims={k:list(v.dims) for k,v in every.items()}, coords=list(ds.coords), attrs=ds.attrs)
-    return dict({k:small(v) for k,v in every.items()}, about=np.array(json.dumps(exact(about))))
+    return dict({k:v.values.astype(np.float16) if k in half else v.values for k,v in every.items()}, about=np.array(json.dumps(exact(about))))
 
 def _unpack(path):
     z = load_npz(path)
@@ -121,7 +120,7 @@ def _unpack(path):
 def export(
     ds:xr.Dataset, # see `load`
     path,          # a .nc (NetCDF-3, which needs no further package), .csv or .npz file
-    short=None     # type of the numbers of arrays in an .npz, as 'float16'
+    half=()        # names of results that an .npz keeps in half precision
 )->Path:
     "Write a Dataset in one file; the .csv has a row a point and no arrays, the .npz can be given to `load`"
     path, ds, dims = Path(path), _plain_text(ds), ds.status.dims
@@ -129,7 +128,7 @@ def export(
         raise ValueError(f'sweep.export: the file must end in .nc, .csv or .npz, received {path.name}')
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.tmp')
-    if path.suffix=='.npz': return atomic_write(path, lambda f: np.savez_compressed(f, **_pack(ds, short)))
+    if path.suffix=='.npz': return atomic_write(path, lambda f: np.savez_compressed(f, **_pack(ds, half)))
     if path.suffix=='.csv': ds[[k for k,v in ds.items() if set(v.dims)<=set(dims)]].to_dataframe(list(dims)).to_csv(part)
     else: ds.to_netcdf(part, engine='scipy')
     return part.replace(path)
