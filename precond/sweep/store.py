@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
 
 from ..core import load_json, load_npz, plain, provenance, save_json, save_npz
 
@@ -67,7 +68,7 @@ class Store:
 
     def put(self, what, values, arrays=None, status='done', error=None, **prov)->Record:
         "Store a result and return its record"
-        f, arrays = self._file(what), arrays or {}
+        f, arrays = self._file(what), {k:v.detach().cpu().numpy() if torch.is_tensor(v) else np.asarray(v) for k,v in (arrays or {}).items()}
         if arrays: save_npz(f.with_suffix('.npz'), **arrays)
         r = dict(what=exact(what), values=values, arrays=sorted(arrays), status=status, error=error)
         r |= dict(provenance=provenance(**prov))

@@ -44,21 +44,23 @@ def _scores(loss_fn, f, y, n):
 
 # %% ../../nbs/56_train.ensemble.ipynb #466cdfb8
 _WHO = 'fit_ensemble'
-_ELEMENTWISE = SGD.step, Momentum.step, Adam.step
+# by name, not identity: where these classes are written again (their own notebooks, a reload) the registry holds the later ones
+_ELEMENTWISE = {f.__qualname__ for f in (SGD.step, Momentum.step, Adam.step)}
+def _is_cov(m): return any(k.__qualname__==CovariancePower.__qualname__ for k in type(m).__mro__)
 
 def _method(given, hyper):
     "The method of that name; ValueError for one whose steps cannot be taken for many networks at once"
     if callable(given):
         raise ValueError(f'{_WHO}: optimizer must be a name or optim.make object, received a callable, which cannot be batched')
     m = make(given, **hyper)
-    cov = isinstance(m, CovariancePower) and type(m).step is CovariancePower.step
-    if type(m).step in _ELEMENTWISE or cov and not m.running: return m
+    cov = _is_cov(m) and type(m).step.__qualname__==CovariancePower.step.__qualname__
+    if type(m).step.__qualname__ in _ELEMENTWISE or cov and not m.running: return m
     raise ValueError(f'{_WHO}: optimizer must be sgd, momentum, nesterov, adam, adamw or cov with a fixed covariance, '
                      f'received {m!r}, which cannot be batched')
 
 def _inner(m):
     "The method that is left when the gradient is preconditioned, and the weight decay to be added before that"
-    if not isinstance(m, CovariancePower): return m, 0.
+    if not _is_cov(m): return m, 0.
     after, before = (m.weight_decay, 0.) if m.decoupled else (0., m.weight_decay)
     return make('cov', p=0., momentum=m.momentum, weight_decay=after, decoupled=m.decoupled), before
 
@@ -336,7 +338,7 @@ def _sizes(p, methods, own):
         if not [*m.children()]: m.register_forward_hook(lambda m, a, f: seen.append(f.numel()))
     with torch.no_grad(): net(p.x[:1])
     d = p.x[0].numel()
-    patterns = [q.layers for q in methods if isinstance(q, CovariancePower)]
+    patterns = [q.layers for q in methods if _is_cov(q)]
     squares = [sum(m.weight[0].numel()**2 for _,m in pick_layers(p.layers(), k)) for k in patterns]
     return size*(12*p.P+3*max(squares, default=0)+(2*p.n*d if own else 0)+2*p.y.numel()), size*(4*sum(seen)+2*d)
 
