@@ -6,7 +6,7 @@
 __all__ = ['RECIPE', 'Config', 'one', 'check', 'change', 'runs', 'run', 'figure', 'main']
 
 # %% ../../nbs/87_recipes.crossover.ipynb #a8468db3
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,7 @@ RECIPE = 'precond.recipes.lazy'
 
 def one(cfg, alpha, h, seed)->lazy.Config:
     "The run of one seed"
-    own = {f.name:getattr(cfg, f.name) for f in fields(lazy.Config)}
-    return lazy.Config(**own|dict(alpha=alpha, h=h, seed_init=(cfg.seed if cfg.seed_init is None else cfg.seed_init)+seed, delta_kernel=True))
+    return lazy.seeded(cfg, seed, alpha=alpha, h=h, delta_kernel=True)
 
 def check(cfg):
     "The configuration, or a ValueError"

@@ -6,7 +6,7 @@
 __all__ = ['RECIPE', 'Config', 'one', 'check', 'unjammed', 'known', 'searcher', 'runs', 'run', 'figure', 'main']
 
 # %% ../../nbs/87_recipes.jamming.ipynb #90c7f193
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,8 +34,7 @@ RECIPE = 'precond.recipes.lazy'
 
 def one(cfg, alpha, h, seed)->lazy.Config:
     "The run of one seed"
-    own = {f.name:getattr(cfg, f.name) for f in fields(lazy.Config)}
-    return lazy.Config(**own|dict(alpha=alpha, h=h, seed_init=(cfg.seed if cfg.seed_init is None else cfg.seed_init)+seed))
+    return lazy.seeded(cfg, seed, alpha=alpha, h=h)
 
 def check(cfg):
     "The configuration, or a ValueError"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Config', 'check', 'data_of', 'problem_of', 'rules_of', 'summary', 'run_batch', 'run', 'group', 'ready', 'cost',
-           'presets', 'Options', 'config_of', 'figure', 'write', 'main']
+           'presets', 'Options', 'config_of', 'seeded', 'figure', 'write', 'main']
 
 # %% ../../nbs/86_recipes.lazy.ipynb #9f4ac654
 import functools, math, time
@@ -237,7 +237,11 @@ class Options(Config):
     "One gradient flow of the feature and lazy learning experiments: precond lazy --h 100 --alpha 10; grids of them: precond sweep lazy"
     out: str = '' # folder for the record and the figure; a run that is there is not repeated
 
-def config_of(cfg)->Config: return Config(**{f.name:getattr(cfg, f.name) for f in fields(Config)})
+def config_of(cfg, **changes)->Config: return Config(**{f.name:getattr(cfg, f.name) for f in fields(Config)}|changes)
+
+def seeded(cfg, seed:int, **changes)->Config:
+    "A run of the configuration, of the seed-th initial weights"
+    return config_of(cfg, seed_init=(cfg.seed if cfg.seed_init is None else cfg.seed_init)+seed, **changes)
 
 def figure(out:dict):
     "Loss and samples below the margin, training and test error, against the time of the flow"
