@@ -199,7 +199,7 @@ _M_H = [20, 25, 31, 37, 45, 54, 66, 82, 100, 120, 148, 176, 216, 264, 320, 384, 
 _C_H = [20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536]
 _SCAN = [9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 44, 48, 56, 64, 72, 80, 88, 96, 112, 128, 144, 160, 176, 192,
          224, 256, 288, 320, 352, 384, 448, 512, 576, 640, 704, 768, 896, 1024, 1152, 1280]
-_HERE = [3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181]
+_HERE, _CIFAR = [3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181], [4, 8, 11, 16, 22, 32, 64, 128]
 
 def _flags(dataset, d, wall):
     return dict(dataset=dataset, d=d, pte=40000, arch='fc', L=2, act='swish', act_beta=10., ckpt_step=500., delta_kernel=True, ptk=2500,
@@ -226,9 +226,9 @@ def presets()->dict: # name -> Grid
     small = dict(dataset='pca_mnist5k', d=10)|here|dict(ptr=100, pte=200, ptk=50, max_evals=300)
     return _scans()|dict(
         phase_mnist=Grid(dict(seed_init=seeds, alpha=decades, h=_HERE), M, about='MNIST: a phase diagram for two cores'),
-        phase_cifar=Grid(dict(seed_init=seeds, alpha=decades[::2], h=[4, 8, 11, 16, 22, 32, 64, 128]), C, about='CIFAR-10: a smaller one'),
-        phase_powers=Grid(dict(power=[-1., -.5, 0.], seed_init=seeds[:3], alpha=decades[::2], h=_HERE[::2]), M,
-                          about='MNIST: under powers of the covariance'),
+        phase_cifar=Grid(dict(seed_init=seeds, alpha=decades[::2], h=_CIFAR), C, about='CIFAR-10: a smaller one'),
+        phase_powers=Grid(dict(power=[-1., -.5, 0.], seed_init=seeds[:3], alpha=decades[::2], h=_HERE[::2]), M, about='MNIST: under powers of the covariance'),
+        phase_powers_cifar=Grid(dict(power=[-1., -.5, 0.], seed_init=seeds[:3], alpha=decades[::2], h=_CIFAR), C, about='CIFAR-10: under powers'),
         quick=Grid(dict(seed_init=[0, 1, 2], alpha=[.1, 10., 1000.], h=[4, 8, 16]), small, about='under a minute'))
 
 # %% ../../nbs/86_recipes.lazy.ipynb #817277d7
