@@ -269,6 +269,7 @@ def _from_dataset(data, y, chunk):
         _finite('x', part, i); labels.append(t)
     return x, torch.cat(labels)
 
+# %% ../nbs/00_core.ipynb #f7b109fd
 def _inputs(x):
     "Inputs that share nothing with the caller's"
     if isinstance(x, Rows): return x
@@ -355,6 +356,7 @@ class Problem:
         "Mean loss at flat weights `w` (P,): pure, a scalar tensor"
         return self.per_sample(w, x, y).mean()
 
+# %% ../nbs/00_core.ipynb #a2bbe7f5
 _loss = loss   # the function, where an argument has its name
 
 # %% ../nbs/00_core.ipynb #f61f6801
@@ -413,6 +415,7 @@ def _probe(self:Problem):
         raise ValueError("Problem: a sample's output must not depend on the other samples of its batch, received a model where it does")
     return f
 
+# %% ../nbs/00_core.ipynb #4d979502
 @patch
 def _set_data(self:Problem, x, y):
     "Check and store data"

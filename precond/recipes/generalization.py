@@ -232,6 +232,7 @@ def write(cfg, name, have, runs, t, text, fig, curves):
     viz.save(fig, out/'figures'/'results')
     plt.close(fig)
 
+# %% ../../nbs/86_recipes.generalization.ipynb #4bf973fe
 def gather(cfg, ps, have, metrics, curves)->dict: # name -> array with axes (p, seed, ...)
     "Results of all runs as arrays; with one power the first axis is left out"
     every = [[have[s, p] for s in range(cfg.seed, cfg.seed+cfg.seeds)] for p in sorted(ps)]

@@ -253,6 +253,7 @@ def figure(out:dict):
     a.set(xlabel='t'); a.legend(); b.set(xlabel='t', ylabel='error (%)'); b.legend()
     return fig
 
+# %% ../../nbs/86_recipes.lazy.ipynb #fca9a502
 def write(cfg, out)->Path:
     "The history as a table, and the figure"
     to = Path(cfg.out)

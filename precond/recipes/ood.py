@@ -50,6 +50,7 @@ class Config:
     workers: int = 2 # processes, one thread each
     seed: int = 42 # of everything
 
+# %% ../../nbs/88_recipes.ood.ipynb #a77b6262
 def seed_names(
     wd:float=1e-4, momentum:float=.9, rho:float=.05, damping:float=1e-3
 )->dict: # name -> (registered name, hyper-parameters)
@@ -206,6 +207,7 @@ def shown(df)->str:
     marks = ['' if not a else f' ({a} diverged)' for a in df.diverged]
     return pd.DataFrame(cols, index=[f'{k}{m}' for k,m in zip(df.index, marks, strict=True)]).to_string()
 
+# %% ../../nbs/88_recipes.ood.ipynb #f91e6478
 def results(
     cfg:Config,
     show:bool=True # progress bars

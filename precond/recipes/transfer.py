@@ -132,6 +132,7 @@ def figure(r:dict): # r: of `run`
     axes[2].set(ylabel=r'share of $\|W_1\|^2$', ylim=(-.05, 1.05))
     return fig
 
+# %% ../../nbs/86_recipes.transfer.ipynb #1cc39adb
 def run(
     cfg:Config,
     show:bool=True # progress bar

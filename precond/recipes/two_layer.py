@@ -119,6 +119,7 @@ def test_error(nets, X, y, rows=500):
     "Mean squared error (B,) on (B,m,dx+1), (B,m), a few rows at a time"
     return sum((nets.outputs(u)-v).square().sum(1) for u,v in zip(X.split(rows, 1), y.split(rows, 1), strict=True))/y.shape[1]
 
+# %% ../../nbs/86_recipes.two_layer.ipynb #79b02d10
 @torch.no_grad()
 def train(
     nets:Nets,
@@ -151,6 +152,7 @@ def train(
         bar.set_postfix_str(f'training loss {float(loss.mean()):.4g}', refresh=False)
     return collected(nets, at, epochs, kept, diverged.numpy())
 
+# %% ../../nbs/86_recipes.two_layer.ipynb #71ed0367
 def collected(nets, at, epochs, kept, diverged):
     "Curves as arrays; NaN from where a network diverged, whatever the others did"
     out, at = {}, np.array(at)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from fastcore.basics import patch
 
 from ..core import load_json, load_npz, plain, provenance, save_json, save_npz
 
@@ -142,20 +143,24 @@ class Claims:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-    def owner(self, key)->dict:
-        "Who holds the claim; None where nobody does, or nobody has signed yet"
-        return _signed(self._innermost(key))
-    def taken(self)->list: return [e.name for e in os.scandir(self.path) if e.is_dir()]
-    def clean(self,
-        done=() # keys of what is done: a claim on it that nobody has signed was being given back
-    )->int:     # how many
-        "Remove every stale claim"
-        for k in set(done)&set(self.taken()):
-            if not self.owner(k):
-                with suppress(OSError): os.rmdir(self.path/k)
-        stale = [k for k in self.taken() if self.take(k)]
-        for k in stale: self.release(k)
-        return len(stale)
+# %% ../../nbs/80_sweep.store.ipynb #8f647aa3
+@patch
+def owner(self:Claims, key)->dict:
+    "Who holds the claim; None where nobody does, or nobody has signed yet"
+    return _signed(self._innermost(key))
+@patch
+def taken(self:Claims)->list: return [e.name for e in os.scandir(self.path) if e.is_dir()]
+@patch
+def clean(self:Claims,
+    done=() # keys of what is done: a claim on it that nobody has signed was being given back
+)->int:     # how many
+    "Remove every stale claim"
+    for k in set(done)&set(self.taken()):
+        if not self.owner(k):
+            with suppress(OSError): os.rmdir(self.path/k)
+    stale = [k for k in self.taken() if self.take(k)]
+    for k in stale: self.release(k)
+    return len(stale)
 
 # %% ../../nbs/80_sweep.store.ipynb #12776d50
 def _signed(folder)->dict:
@@ -164,12 +169,14 @@ def _signed(folder)->dict:
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError): return None
 
 # %% ../../nbs/80_sweep.store.ipynb #2f2352cd
-def _innermost(self, key)->Path:
+@patch
+def _innermost(self:Claims, key)->Path:
     folder = self.path/key
     while (folder/'next').is_dir(): folder = folder/'next'
     return folder
 
-def _inherit(self, key)->Path:
+@patch
+def _inherit(self:Claims, key)->Path:
     "The folder of the successor of a stale claim, if we are that"
     folder = self._innermost(key)
     who = _signed(folder)
@@ -180,7 +187,8 @@ def _inherit(self, key)->Path:
     with suppress(OSError): os.rmdir(folder/'next')                          # faster still: this is a new claim of that name
     return None
 
-def _sign(self, folder)->bool:
+@patch
+def _sign(self:Claims, folder)->bool:
     "Write who we are; False where the folder is no more ours"
     try:
         with open(folder/'owner.json', 'x') as f: f.write(json.dumps(self.me))
@@ -189,14 +197,16 @@ def _sign(self, folder)->bool:
     return True
 
 # %% ../../nbs/80_sweep.store.ipynb #40b898e2
-def _touch(self):
+@patch
+def _touch(self:Claims):
     while not self._closed.wait(self.beat):
         for k,folder in list(self.held.items()):
             try: os.utime(folder)
             except FileNotFoundError: self.held.pop(k, None)                 # it was inherited, and given back
             except OSError: pass                                             # the network: at the next beat
 
-def _age(self, folder)->float:
+@patch
+def _age(self:Claims, folder)->float:
     "Seconds since a claim was touched, by the clock of the file system; 0 where there is none"
     clock = self.path/f'.clock-{uuid.uuid4().hex}'
     clock.touch()
@@ -204,13 +214,11 @@ def _age(self, folder)->float:
     except FileNotFoundError: return 0.
     finally: clock.unlink(missing_ok=True)
 
-def _stale(self, folder, who)->bool:
+@patch
+def _stale(self:Claims, folder, who)->bool:
     "Whether nobody can be at work on this any more"
     if who and who['host']==self.me['host']:
         born, stopped = _process(who['pid'])
         if not stopped: return born!=who['born']
     limit = max(self.expiry, 4*who['beat']) if who else min(self.expiry, 2*self.beat) # unsigned: killed before it could
     return self._age(folder)>limit
-
-Claims._innermost, Claims._inherit, Claims._sign = _innermost, _inherit, _sign
-Claims._touch, Claims._age, Claims._stale = _touch, _age, _stale
