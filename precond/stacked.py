@@ -6,7 +6,9 @@
 __all__ = ['batched_vjp']
 
 # %% ../nbs/17_stacked.ipynb #d7d23162
+import itertools, math
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable
 
 import torch
@@ -16,7 +18,7 @@ from torch import nn
 from torch.func import vmap
 
 from .core import Problem
-from .models import Activation, Bias, Scale
+from .models import Activation, AsImage, Bias, Scale
 
 # %% ../nbs/17_stacked.ipynb #9586814a
 _op = torch.ops.aten
@@ -37,38 +39,201 @@ _GAINS = dict(tanh=2.)
 _TYPES = {nn.ReLU:'relu', nn.Tanh:'tanh', nn.Sigmoid:'sigmoid', nn.SiLU:'swish'}
 
 # %% ../nbs/17_stacked.ipynb #cf68353d
+def _times(t, factor): return t if factor==1 else t*factor
+
+def _product(a, b, out, start=None):
+    "a (c,o,d) times b (c,d,n), plus start (c,o,1), into out (c,o,n); (1,...) is that of all members"
+    a, b = a.expand(len(out), -1, -1), b.expand(len(out), -1, -1)
+    if a.shape[2]>1: return torch.bmm(a, b, out=out) if start is None else torch.baddbmm(start.expand(out.shape), a, b, out=out)
+    torch.mul(a, b, out=out)
+    return out if start is None else out.add_(start)
+
+def _outer(g, h):
+    "Products (c,o,d) of g (c,o,n) with h (c,d,n) or, of all members, (1,d,n)"
+    h = h.expand(len(g), -1, -1)
+    return torch.bmm(g, h.mT) if g.shape[1]<h.shape[1] else torch.bmm(h, g.mT).mT             # the small side first: several times faster
+
+class _Step:
+    "forward: h (c,units,n) -> value and what the way back needs; back: cotangents of the value -> of h"
+    def buffer(self, name, shape, like, dtype=None):
+        "Kept from call to call; zeros when new"
+        kept, dtype = vars(self).setdefault('buffers', {}), dtype or like.dtype
+        t = kept.get(name)
+        if t is None or t.shape!=shape or t.dtype!=dtype: t = kept[name] = like.new_zeros(shape, dtype=dtype)
+        return t
+    def gradients(self, g, saved, free): return ()
+
 @dataclass
-class _Linear:
+class _Act(_Step):
+    act:str
+    def forward(self, h, get):
+        value, _, of = _ACTS[self.act]
+        z = value(h)
+        return z, z if of=='value' else h
+    def back(self, g, saved): return _ACTS[self.act][1](g, saved)
+
+# %% ../nbs/17_stacked.ipynb #a839d616
+@dataclass
+class _Linear(_Step):
     "gain z, z = scale W h + offset b"
     W:str; b:str=None
     scale:float=1.; offset:float=1.; gain:float=1.
+    places = 1                                                                                # of each unit
+    def start(self, h, get):
+        "Weights (c,o,d), biases (c,o,1) or None, and a buffer for the value"
+        w, b = get(self.W, self.scale*self.gain).flatten(2), None if self.b is None else get(self.b, self.offset*self.gain)[..., None]
+        c = max(len(t) for t in (w, b, h) if t is not None)
+        return w, b, self.buffer('value', (c, w.shape[1], self.places*h.shape[2]), h)
+    def forward(self, h, get):
+        w, b, z = self.start(h, get)
+        return _product(w, h, z, b), (h, w)
+    def gradients(self, g, saved, free):
+        g = g.view(len(g), -1, self.places*g.shape[2])
+        if self.W in free: yield self.W, _times(self.outer(g, saved[0]).flatten(1), self.scale)
+        if self.b in free: yield self.b, _times(g.sum(2), self.offset)
+    def outer(self, g, h): return _outer(g, h)
+    def back(self, g, saved):
+        w = _times(saved[1], 1/self.gain).mT
+        return _product(w, g, self.buffer('cotangent', (len(g), w.shape[1], g.shape[2]), g))
+
+# %% ../nbs/17_stacked.ipynb #4759dc8d
+@dataclass
+class _Conv(_Linear):
+    image:tuple=(); size:tuple=()                                                             # (C,H,W) in, (O,H,W) out
+    m:nn.Conv2d=None
+    block = 2**18                                                                             # elements of a member's columns at a time
+    @property
+    def places(self): return self.size[1]*self.size[2]
+    def parts(self, n):
+        "Rows of places, and where these are among all places and samples"
+        O, H, W = self.size
+        row = self.m.weight[0].numel()*W*n
+        k = max(k for k in range(1, H+1) if H%k==0 and (k==1 or k*row<=self.block))
+        return [(slice(i, i+k), slice(i*W*n, (i+k)*W*n)) for i in range(0, H, k)]
+    def windows(self, t, rows):
+        "View (c,C,kh,kw,rows,places,n) of images (c,C,H,W,n)"
+        (a, b, y, x, _), (s, r), (d, e) = t.stride(), self.m.stride, self.m.dilation
+        return t.as_strided((*t.shape[:2], *self.m.kernel_size, *self.size[1:], t.shape[4]), (a, b, d*y, e*x, s*y, r*x, 1))[:, :, :, :, rows]
+    def columns(self, t, rows):
+        t = self.windows(t, rows)
+        return self.buffer('columns', t.shape, t).copy_(t).flatten(4).flatten(1, 3)
+    def framed(self, name, h):
+        "A buffer for images with zeros around them, and the part within"
+        (C, H, W), (p, q) = self.image, self.m.padding
+        t = self.buffer(name, (len(h), C, H+2*p, W+2*q, h.shape[2]), h)
+        return t, t[:, :, p:p+H, q:q+W]
+
+# %% ../nbs/17_stacked.ipynb #852c8a91
+@patch
+def forward(self:_Conv, h, get):
+    (w, b, z), t, n = self.start(h, get), h.view(len(h), *self.image, -1), h.shape[2]
+    if any(self.m.padding): frame, within = self.framed('images', h); within.copy_(t); t = frame
+    for rows,at in self.parts(n): _product(w, self.columns(t, rows), z[..., at], b)
+    return z.view(len(z), -1, n), (t, w)
+
+@patch
+def outer(self:_Conv, g, t): return sum(_outer(g[..., at], self.columns(t, rows)) for rows,at in self.parts(t.shape[4]))
+
+@patch
+def back(self:_Conv, g, saved):
+    n, w, (frame, within) = g.shape[2], _times(saved[1], 1/self.gain).mT, self.framed('cotangents', g)
+    g = g.view(len(g), -1, self.places*n)
+    frame.zero_()
+    for rows,at in self.parts(n):
+        to = self.windows(frame, rows); cols = self.buffer('back', to.shape, g)
+        _product(w, g[..., at], cols.flatten(4).flatten(1, 3))
+        for i,j in itertools.product(*map(range, self.m.kernel_size)): to[:, :, i, j].add_(cols[:, :, i, j])
+    return (self.buffer('cotangent', within.shape, g).copy_(within) if any(self.m.padding) else frame).flatten(1, 3)
+
+# %% ../nbs/17_stacked.ipynb #488bdd07
+@dataclass
+class _Pool(_Step):
+    image:tuple; size:tuple                                                                   # (C,H,W) in and out
+    args:tuple
+    def view(self, t, shape): return t.view(len(t)*shape[0], *shape[1:], -1).permute(0, 3, 1, 2)
+    def value(self, h, name='value', dtype=None): return self.buffer(name, (len(h), math.prod(self.size), h.shape[2]), h, dtype)
+    def cotangent(self, g): return self.buffer('cotangent', (len(g), math.prod(self.image), g.shape[2]), g)
+
+class _MaxPool(_Pool):
+    def forward(self, h, get):
+        z, at = self.value(h), self.value(h, 'at', torch.long)
+        _op.max_pool2d_with_indices.out(self.view(h, self.image), *self.args, out=self.view(z, self.size), indices=self.view(at, self.size))
+        return z, (h, at)
+    def back(self, g, saved):
+        (h, at), out = saved, self.cotangent(g)
+        g, h, at, to = self.view(g, self.size), self.view(h, self.image), self.view(at, self.size), self.view(out, self.image)
+        _op.max_pool2d_with_indices_backward.grad_input(g, h, *self.args, at, grad_input=to)
+        return out
+
+class _AvgPool(_Pool):
+    def forward(self, h, get):
+        z = self.value(h)
+        _op.avg_pool2d.out(self.view(h, self.image), *self.args, out=self.view(z, self.size))
+        return z, h
+    def back(self, g, h):
+        out = self.cotangent(g)
+        _op.avg_pool2d_backward.grad_input(self.view(g, self.size), self.view(h, self.image), *self.args, grad_input=self.view(out, self.image))
+        return out
+
+# %% ../nbs/17_stacked.ipynb #7fddcc17
+_VIEWS, _NOTHING = (nn.Flatten, nn.Unflatten, AsImage), (nn.Dropout, nn.Identity)              # the template is in eval mode
+
+def _pair(v): return tuple(v) if isinstance(v, (tuple, list)) else (v, v)
+
+def _pool(m, x, z):
+    "The step of a pooling module from x to z, or None"
+    if x.ndim<4: return None
+    images = tuple(x.shape[1:]), tuple(z.shape[1:])
+    if type(m) is nn.MaxPool2d: return _MaxPool(*images, (*map(_pair, (m.kernel_size, m.stride, m.padding, m.dilation)), m.ceil_mode))
+    if type(m) is nn.AvgPool2d: return _AvgPool(*images, (*map(_pair, (m.kernel_size, m.stride, m.padding)), m.ceil_mode, m.count_include_pad, m.divisor_override))
+    k = tuple(a//b for a,b in zip(x.shape[2:], z.shape[2:]))                                  # of AdaptiveAvgPool2d, where windows do not overlap
+    return _AvgPool(*images, (k, k, (0, 0), False, True, None)) if not any(a%b for a,b in zip(x.shape[2:], z.shape[2:])) else None
+
+def _linear(m, name, x, z, scale):
+    "The step of a linear layer or convolution, or None"
+    names = f'{name}.weight', f'{name}.bias' if m.bias is not None else None
+    if type(m) is nn.Linear: return _Linear(*names, scale) if x.ndim==2 else None
+    if m.groups>1 or m.padding_mode!='zeros' or isinstance(m.padding, str) or x.ndim<4: return None
+    return _Conv(*names, scale, image=tuple(x.shape[1:]), size=tuple(z.shape[1:]), m=m)
+
+# %% ../nbs/17_stacked.ipynb #722f09ae
+def _is_chain(problem):
+    "Whether the model may be a chain of steps"
+    net = problem.template
+    if type(problem) is not Problem or type(net) is not nn.Sequential or problem._shared: return False
+    if any(m._forward_hooks or m._forward_pre_hooks for m in net.modules()): return False
+    constants = [m.scale if type(m) is Scale else m.constant for m in net if type(m) in (Scale, Activation)]
+    if any(type(m) is nn.MaxPool2d for m in net) and min(constants, default=1.)<=0: return False           # it would be a minimum before such a constant
+    return torch.is_tensor(problem.x[:1]) and not any(getattr(m, 'return_indices', False) for m in net)
 
 def _steps(problem):
-    "Linear steps and names of activations, in order; None where the model is something else"
-    net, steps, pending = problem.template, [], 1.
-    if type(problem) is not Problem or type(net) is not nn.Sequential or problem._shared or any(m._forward_hooks or m._forward_pre_hooks for m in net.modules()): return None
-    for k,m in net.named_children():
-        last = steps[-1] if steps else None
-        if type(m) is nn.Flatten and (m.start_dim, m.end_dim)==(1, -1) and not steps: continue
-        if type(m) is nn.Dropout or type(m) is nn.Identity: continue                  # the template is in eval mode
-        if type(m) is Scale: pending *= m.scale
-        elif type(m) is nn.Linear: steps.append(_Linear(f'{k}.weight', f'{k}.bias' if m.bias is not None else None, pending)); pending = 1.
-        elif type(m) is Bias and isinstance(last, _Linear) and last.b is None: last.b, last.offset, last.scale, pending = f'{k}.B', m.multiplier, last.scale*pending, 1.
-        elif type(m) in _TYPES and isinstance(last, _Linear): _enter(steps, _TYPES[type(m)], pending); pending = 1.
-        elif type(m) is Activation and m.act in _ACTS and isinstance(last, _Linear):
-            _enter(steps, m.act, pending*m.beta); pending = m.constant/m.beta
-        else: return None
-    if not steps or not isinstance(steps[-1], _Linear): return None
-    _scale(steps[-1], pending)
+    "Steps in order; None where the model is something else"
+    if not _is_chain(problem): return None
+    steps, last, pending, z = [], None, 1., problem.x[:1].repeat_interleave(2, 0)             # last: a linear step that activations enter
+    for k,m in problem.template._modules.items():                                             # named_children would leave out a repeated one
+        x, z, kind, step = z, m(z), type(m), None
+        if kind in _NOTHING or kind in _VIEWS and len(z)==2: continue
+        if kind is Scale: pending *= m.scale; continue
+        if kind in (nn.Linear, nn.Conv2d): last = step = _linear(m, k, x, z, pending); pending = 1.
+        elif kind in (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d): step = _pool(m, x, z)
+        elif kind is Bias and x.ndim==2 and type(last) is _Linear and last is steps[-1] and last.b is None:
+            last.b, last.offset, last.scale, pending = f'{k}.B', m.multiplier, last.scale*pending, 1.
+            continue
+        elif kind in _TYPES and last: step, last, pending = _enter(last, _TYPES[kind], pending), None, 1.
+        elif kind is Activation and m.act in _ACTS and last: step, last, pending = _enter(last, m.act, pending*m.beta), None, m.constant/m.beta
+        if step is None: return None
+        steps.insert(len(steps)-(kind is nn.MaxPool2d and steps[-1:]==[_Act('relu')]), step)
+    if last is None: return None
+    _scale(last, pending)
     return steps
 
 def _scale(step, factor): step.scale, step.offset = step.scale*factor, step.offset*factor
 
-def _enter(steps, act, factor):
-    "An activation of factor times the last step"
-    _scale(steps[-1], factor)
-    steps[-1].gain = _GAINS.get(act, 1.)
-    steps.append(act)
+def _enter(last, act, factor):
+    "An activation of factor times the last linear step"
+    _scale(last, factor)
+    last.gain = _GAINS.get(act, 1.)
+    return _Act(act)
 
 # %% ../nbs/17_stacked.ipynb #b0601f2a
 class _Chain:
@@ -76,64 +241,34 @@ class _Chain:
     rows = 32                                                                                 # two registers of the widest kind, of 16 floats each
     def __init__(self, problem, steps):
         ends = torch.tensor(problem._sizes).cumsum(0).tolist()
-        self.steps, self.shapes, self.fixed, self.buffers, self.calls = steps, problem.shapes, problem._fixed, {}, 0
+        self.steps, self.shapes, self.fixed, self.calls = steps, problem.shapes, problem._fixed, 0
         self.cuts = dict(zip(problem.names, map(slice, [0, *ends], ends)))
-        linear = [s for s in steps if isinstance(s, _Linear)]
-        self.first = next(i for i,s in enumerate(linear) if {s.W, s.b}&set(self.cuts))        # nothing before it is free
+        self.first = next(i for i,s in enumerate(steps) if isinstance(s, _Linear) and {s.W, s.b}&set(self.cuts))        # nothing before it is free
     def _scaled(self, W, name, factor):
         "A parameter times a factor: (c,...) or, of what is held fixed, (1,...)"
         return _times(W[:, self.cuts[name]].unflatten(1, self.shapes[name]) if name in self.cuts else self.fixed[name][None], factor)
-    def _product(self, a, b, key, start=None):
-        "a (c,o,d) times b (c,d,n), plus start (c,o,1), in the buffer of that name; (1,...) is that of all members"
-        c = max(len(t) for t in (a, b, start) if t is not None); shape = c, a.shape[1], b.shape[2]
-        out = self.buffers.get(key)
-        if out is None or out.shape!=shape or out.dtype!=a.dtype: out = self.buffers[key] = a.new_empty(shape)
-        if a.shape[2]>1 and start is not None: return torch.baddbmm(start.expand(shape), a.expand(c, -1, -1), b.expand(c, -1, -1), out=out)
-        if a.shape[2]>1: return torch.bmm(a.expand(c, -1, -1), b.expand(c, -1, -1), out=out)
-        torch.mul(a.expand(c, -1, -1), b, out=out)
-        return out if start is None else out.add_(start)
     def __call__(self, W, x, own=False):
         self.calls += 1
-        x, kept, c, call = _turned(x.flatten(1+own)), [], len(W), self.calls
+        x, saved, c, call = _turned(x.flatten(1+own)), [], len(W), self.calls
         h = x if own else x[None]                                                             # (c,d,n) or (1,d,n)
-        for i,s in enumerate(self.steps):
-            if isinstance(s, _Linear):
-                w = self._scaled(W, s.W, s.scale*s.gain)
-                kept.append((h, w))
-                h = self._product(w, h, i, None if s.b is None else self._scaled(W, s.b, s.offset*s.gain)[..., None])
-            else:
-                value, _, of = _ACTS[s]
-                z, h = h, value(h)
-                kept.append(h if of=='value' else z)
+        for s in self.steps:
+            h, kept = s.forward(h, partial(self._scaled, W))
+            saved.append(kept)
         out = h.expand(c, *h.shape[1:]).mT.clone()
         def pull(u):
             if call!=self.calls:
                 raise ValueError('batched_vjp: a pullback holds until the next call, received a later one')
-            return self._pull(kept, _turned(u), W)
+            return self._pull(saved, _turned(u), torch.zeros_like(W))
         return out, pull
-
-# %% ../nbs/17_stacked.ipynb #007af461
-@patch
-def _pull(self:_Chain, kept, g, W):
-    "J^T u (c,P) of cotangents g (c,C,n)"
-    out, left = torch.zeros_like(W), sum(isinstance(s, _Linear) for s in self.steps)
-    for s,saved in zip(reversed(self.steps), reversed(kept), strict=True):
-        if not isinstance(s, _Linear): g = _ACTS[s][1](g, saved); continue
-        (h, w), left = saved, left-1
-        if s.W in self.cuts: out[:, self.cuts[s.W]] = _times(_outer(g, h).flatten(1), s.scale)
-        if s.b in self.cuts: out[:, self.cuts[s.b]] = _times(g.sum(2), s.offset)
-        if left<=self.first: return out
-        g = self._product(_times(w, 1/s.gain).mT, g, ('back', left))
-    return out
+    def _pull(self, saved, g, out):
+        "J^T u into out (c,P), of cotangents g (c,C,n)"
+        for i in reversed(range(self.first, len(self.steps))):
+            step = self.steps[i]
+            for name,v in step.gradients(g, saved[i], self.cuts): out[:, self.cuts[name]] = v
+            if i>self.first: g = step.back(g, saved[i])
+        return out
 
 def _turned(t): return t.mT.clone(memory_format=torch.contiguous_format)                       # with the strides of its shape, by which kernels are chosen
-
-def _times(t, factor): return t if factor==1 else t*factor
-
-def _outer(g, h):
-    "Products (c,o,d) of g (c,o,n) with h (c,d,n) or, of all members, (1,d,n)"
-    h = h.expand(len(g), -1, -1)
-    return torch.bmm(g, h.mT) if g.shape[1]<h.shape[1] else torch.bmm(h, g.mT).mT             # the small side first: several times faster
 
 # %% ../nbs/17_stacked.ipynb #6c152bdf
 def _mapped(problem):
@@ -153,6 +288,7 @@ def batched_vjp(
     "Outputs of all members and their pullbacks"
     steps = _steps(problem) if stacked is not False else None
     if stacked and steps is None:
-        raise ValueError('batched_vjp: stacked=True needs an nn.Sequential of linear layers with constants, biases and activations among '
+        raise ValueError('batched_vjp: stacked=True needs an nn.Sequential of linear layers, convolutions (one group, integer padding with zeros) '
+                         'and pooling with constants, biases and activations among '
                          f'{", ".join(_ACTS)} between, received {type(problem.template).__name__}')
     return _mapped(problem) if steps is None else _Chain(problem, steps)

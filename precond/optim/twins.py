@@ -54,7 +54,7 @@ class Net:
         self.loss, self.P, self.start = loss, ends[-1], np.concatenate([p.ravel() for p in named.values()])
         self.at, self.ops, self.S, self.index, self.fan_in = at, [], {}, {}, {}
         self.shift = 0.                                                          # of the weights, where SAM looks
-        for k,m in model.named_children():
+        for k,m in model._modules.items():                                       # named_children would leave out a repeated one
             if isinstance(m, (nn.Linear, nn.Conv2d)):
                 *self.S[k], shape = _patches(m, shape)
                 W, b = at[f'{k}.weight'].reshape(len(m.weight), -1), at.get(f'{k}.bias')
