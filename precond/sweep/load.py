@@ -92,16 +92,19 @@ def group_runs(
     if bad := sorted(set(by)-set(fields)):
         raise ValueError(f'group_runs: by must be among the fields {", ".join(fields)}, received {bad}')
     rest = [f for f in fields if f not in by]
-    differ = [f for f in rest if runs[f].astype(str).nunique()>1]
+    differ = [f for f in rest if runs[f].astype(str).nunique(dropna=False)>1]
     common = {f:runs[f].iloc[0] for f in rest if f not in differ}
     if not differ: return common, [({}, runs)]
-    return common, [(dict(zip(differ, k, strict=True)), g) for k,g in runs.groupby(differ, sort=True)]
+    return common, [(dict(zip(differ, k, strict=True)), g) for k,g in runs.groupby(differ, sort=True, dropna=False)]
 
 # %% ../../nbs/82_sweep.load.ipynb #8d566718
 def _plain_text(ds):
-    "The Dataset with its columns of objects as text"
-    text = np.vectorize(lambda v: v if isinstance(v, str) else '' if v is None else json.dumps(exact(v)), otypes=[object])
-    return ds.map(lambda c: c if c.dtype.kind!='O' else xr.DataArray(text(c.values).astype(str), c.coords, c.dims))
+    "The Dataset with its columns and axes of objects as numbers with NaN for None, or as text"
+    none = lambda v: v is None or isinstance(v, float) and v!=v              # xarray turns the one into the other
+    text = np.vectorize(lambda v: v if isinstance(v, str) else '' if none(v) else json.dumps(exact(v)), otypes=[object])
+    number = lambda c: all(v is None or isinstance(v, (int, float)) for v in c.values.flat)
+    plain = lambda c: c if c.dtype.kind!='O' else (c.dims, c.values.astype(float) if number(c) else text(c.values).astype(str))
+    return ds.assign({k:plain(v) for k,v in ds.data_vars.items()}).assign_coords({k:plain(v) for k,v in ds.coords.items()})
 
 def _pack(ds, half):
     "Arrays by name, and a description in JSON"
@@ -124,11 +127,8 @@ def export(
 )->Path:
     "Write a Dataset in one file; the .csv has a row a point and no arrays, the .npz can be given to `load`"
     path, ds, dims = Path(path), _plain_text(ds), ds.status.dims
-    if path.suffix not in ('.nc', '.csv', '.npz'):
-        raise ValueError(f'sweep.export: the file must end in .nc, .csv or .npz, received {path.name}')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.tmp')
-    if path.suffix=='.npz': return atomic_write(path, lambda f: np.savez_compressed(f, **_pack(ds, half)))
-    if path.suffix=='.csv': ds[[k for k,v in ds.items() if set(v.dims)<=set(dims)]].to_dataframe(list(dims)).to_csv(part)
-    else: ds.to_netcdf(part, engine='scipy')
-    return part.replace(path)
+    rows = lambda: ds[[k for k,v in ds.items() if set(v.dims)<=set(dims)]].to_dataframe(list(dims))
+    write = {'.nc': lambda f: f.write(ds.to_netcdf(engine='scipy')), '.csv': lambda f: rows().to_csv(f, mode='wb'),
+             '.npz': lambda f: np.savez_compressed(f, **_pack(ds, half))}
+    if path.suffix not in write: raise ValueError(f'sweep.export: the file must end in .nc, .csv or .npz, received {path.name}')
+    return atomic_write(path, write[path.suffix])

@@ -22,15 +22,18 @@ class Plan:
     "A dry run"
     sizes: dict            # dimension -> points
     counts: dict           # done, failed, diverged, missing, excluded -> runs
-    groups: pd.DataFrame   # a row per group with something missing: missing, seconds a run
+    groups: pd.DataFrame   # a row per group with something missing: missing, seconds a run; one row where the recipe has no batches
     seconds: float         # of one core, for what is missing; None: nothing is known
     basis: str             # where the seconds come from
 
     def __str__(self):
-        total = sum(v for k,v in self.counts.items() if k!='excluded')
-        lines = [f'{total} runs: '+(' x '.join(f'{v} {k}' for k,v in self.sizes.items()) or 'one point')]
+        count = lambda n, one, many: f'{n} {one if n==1 else many}' if n else ''
+        total, apart = sum(v for k,v in self.counts.items() if k!='excluded'), int((self.groups.missing==1).sum())
+        lines = [count(total, 'run', 'runs')+': '+(' x '.join(f'{v} {k}' for k,v in self.sizes.items()) or 'one point')]
         lines.append(', '.join(f'{v} {k}' for k,v in self.counts.items() if v))
-        if len(self.groups)>1 and self.groups.index[0]!='': lines.append(f'{len(self.groups)} groups that run in batches')
+        if len(self.groups)>1:
+            lines.append(count(len(self.groups)-apart, 'group that runs in batches', 'groups that run in batches'))
+            lines.append(count(apart, 'run that goes alone', 'runs that go alone'))
         if self.seconds is None: lines.append('cost unknown: no run has been done here, and the recipe has no estimate')
         elif self.counts.get('missing'):
             lines.append(f'{self.basis} {duration(self.seconds)} on one core, {duration(self.seconds/100)} on 100')
@@ -52,7 +55,7 @@ def plan(
     r, grid = resolve(recipe), as_grid(grid)
     cfgs = points(r.Config, grid)
     store = Store(Path(out)/'runs') if out and (Path(out)/'runs').is_dir() else None
-    group = getattr(r, 'group', lambda cfg: '')
+    group, batches = getattr(r, 'group', lambda cfg: ''), hasattr(r, 'run_batch')
     counts, took, todo, there = Counter(), {}, [], set() if store is None else store.keys()
     for c in cfgs:
         key = c and key_of(what_of(recipe, c))
@@ -63,7 +66,7 @@ def plan(
     every, mean = [s for v in took.values() for s in v], lambda v: sum(v)/len(v)
     means, overall = {g:mean(v) for g,v in took.items()}, mean(every) if every else None
     cost = lambda c: means.get(group(c), overall) if every else r.cost(c) if hasattr(r, 'cost') else None
-    rows = [dict(group=str(group(c)), missing=1, seconds=cost(c)) for c in todo]
+    rows = [dict(group=str(group(c)) if batches else '', missing=1, seconds=cost(c)) for c in todo]
     rows = pd.DataFrame(rows, columns=['group', 'missing', 'seconds'])
     groups = rows.groupby('group', sort=False).agg(missing=('missing', 'sum'), seconds=('seconds', 'mean'))
     known = not rows.seconds.isna().any()

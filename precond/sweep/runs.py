@@ -36,7 +36,7 @@ def halted(out)->bool: return (Path(out)/'stop').exists()
 
 def results(result)->tuple: # (values, arrays)
     "Scalars and arrays of what a recipe returned; ValueError for what cannot be stored"
-    if is_dataclass(result): result = asdict(result)
+    if is_dataclass(result): result = {f.name:getattr(result, f.name) for f in fields(result)}
     if not isinstance(result, dict):
         raise ValueError(f'sweep: run(cfg) must return a dict or a dataclass, received {type(result).__name__}')
     if 'status' in result: raise ValueError('sweep: a result must not be named status, received one')
