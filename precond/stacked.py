@@ -40,17 +40,18 @@ _TYPES = {nn.ReLU:'relu', nn.Tanh:'tanh', nn.Sigmoid:'sigmoid', nn.SiLU:'swish'}
 
 # %% ../nbs/17_stacked.ipynb #cf68353d
 def _times(t, factor): return t if factor==1 else t*factor
+def _wide(t, c): return t if t.shape[0]==c else t.expand(c, -1, -1)                           # every call costs a member's row or two of a product
 
 def _product(a, b, out, start=None):
     "a (c,o,d) times b (c,d,n), plus start (c,o,1), into out (c,o,n); (1,...) is that of all members"
-    a, b = a.expand(len(out), -1, -1), b.expand(len(out), -1, -1)
+    a, b = _wide(a, out.shape[0]), _wide(b, out.shape[0])
     if a.shape[2]>1: return torch.bmm(a, b, out=out) if start is None else torch.baddbmm(start.expand(out.shape), a, b, out=out)
     torch.mul(a, b, out=out)
     return out if start is None else out.add_(start)
 
 def _outer(g, h):
     "Products (c,o,d) of g (c,o,n) with h (c,d,n) or, of all members, (1,d,n)"
-    h = h.expand(len(g), -1, -1)
+    h = _wide(h, g.shape[0])
     return torch.bmm(g, h.mT) if g.shape[1]<h.shape[1] else torch.bmm(h, g.mT).mT             # the small side first: several times faster
 
 class _Step:
@@ -82,19 +83,19 @@ class _Linear(_Step):
     def start(self, h, get):
         "Weights (c,o,d), biases (c,o,1) or None, and a buffer for the value"
         w, b = get(self.W, self.scale*self.gain).flatten(2), None if self.b is None else get(self.b, self.offset*self.gain)[..., None]
-        c = max(len(t) for t in (w, b, h) if t is not None)
+        c = max(t.shape[0] for t in (w, b, h) if t is not None)
         return w, b, self.buffer('value', (c, w.shape[1], self.places*h.shape[2]), h)
     def forward(self, h, get):
         w, b, z = self.start(h, get)
         return _product(w, h, z, b), (h, w)
     def gradients(self, g, saved, free):
-        g = g.view(len(g), -1, self.places*g.shape[2])
+        g = g.view(g.shape[0], -1, self.places*g.shape[2])
         if self.W in free: yield self.W, _times(self.outer(g, saved[0]).flatten(1), self.scale)
         if self.b in free: yield self.b, _times(g.sum(2), self.offset)
     def outer(self, g, h): return _outer(g, h)
     def back(self, g, saved):
         w = _times(saved[1], 1/self.gain).mT
-        return _product(w, g, self.buffer('cotangent', (len(g), w.shape[1], g.shape[2]), g))
+        return _product(w, g, self.buffer('cotangent', (g.shape[0], w.shape[1], g.shape[2]), g))
 
 # %% ../nbs/17_stacked.ipynb #4759dc8d
 @dataclass
@@ -240,33 +241,34 @@ class _Chain:
     "Function W (c,P), x (n,...) shared or (c,n,...) own -> outputs, pullback"
     rows = 32                                                                                 # two registers of the widest kind, of 16 floats each
     def __init__(self, problem, steps):
-        ends = torch.tensor(problem._sizes).cumsum(0).tolist()
-        self.steps, self.shapes, self.fixed, self.calls = steps, problem.shapes, problem._fixed, 0
-        self.cuts = dict(zip(problem.names, map(slice, [0, *ends], ends)))
-        self.first = next(i for i,s in enumerate(steps) if isinstance(s, _Linear) and {s.W, s.b}&set(self.cuts))        # nothing before it is free
-    def _scaled(self, W, name, factor):
+        self.steps, self.names, self.sizes, self.fixed, self.calls = steps, problem.names, list(problem._sizes), problem._fixed, 0
+        self.shapes = {k:tuple(problem.shapes[k]) for k in self.names}
+        self.first = next(i for i,s in enumerate(steps) if isinstance(s, _Linear) and {s.W, s.b}&set(self.names))       # nothing before it is free
+    def _scaled(self, parts, name, factor):
         "A parameter times a factor: (c,...) or, of what is held fixed, (1,...)"
-        return _times(W[:, self.cuts[name]].unflatten(1, self.shapes[name]) if name in self.cuts else self.fixed[name][None], factor)
+        return _times(parts[name].view(-1, *self.shapes[name]) if name in parts else self.fixed[name][None], factor)
     def __call__(self, W, x, own=False):
         self.calls += 1
-        x, saved, c, call = _turned(x.flatten(1+own)), [], len(W), self.calls
+        x, saved, c, call = _turned(x.flatten(1+own)), [], W.shape[0], self.calls
+        get = partial(self._scaled, dict(zip(self.names, W.split(self.sizes, 1))))
         h = x if own else x[None]                                                             # (c,d,n) or (1,d,n)
         for s in self.steps:
-            h, kept = s.forward(h, partial(self._scaled, W))
+            h, kept = s.forward(h, get)
             saved.append(kept)
         out = h.expand(c, *h.shape[1:]).mT.clone()
         def pull(u):
             if call!=self.calls:
                 raise ValueError('batched_vjp: a pullback holds until the next call, received a later one')
-            return self._pull(saved, _turned(u), torch.zeros_like(W))
+            return self._pull(saved, _turned(u))
         return out, pull
-    def _pull(self, saved, g, out):
-        "J^T u into out (c,P), of cotangents g (c,C,n)"
+    def _pull(self, saved, g):
+        "J^T u (c,P) of cotangents g (c,C,n)"
+        out = {}
         for i in reversed(range(self.first, len(self.steps))):
             step = self.steps[i]
-            for name,v in step.gradients(g, saved[i], self.cuts): out[:, self.cuts[name]] = v
+            out |= step.gradients(g, saved[i], self.shapes)
             if i>self.first: g = step.back(g, saved[i])
-        return out
+        return torch.cat([out[k] for k in self.names], 1)
 
 def _turned(t): return t.mT.clone(memory_format=torch.contiguous_format)                       # with the strides of its shape, by which kernels are chosen
 
