@@ -22,7 +22,7 @@ from ..core import Problem
 from ..optim import Method, make
 from ..optim.covariance import CovariancePower, pick_layers
 from ..optim.first_order import SGD, Adam, Momentum, decayed
-from ..stacked import batched_vjp
+from ..stacked import batched_vjp, padded
 from .loop import Fit, Run, _check, _Options, _result, batches, split_data
 
 # %% ../../nbs/56_train.ensemble.ipynb #20a7a24f
@@ -183,7 +183,7 @@ class _Pool:
         ms = self.live
         self.W = torch.stack([m.net.w for m in ms])
         x, y = _stack([m.net.problem for m in ms], self.own)
-        self.X, self.Y = (_padded(x, int(self.own), self.tile), _padded(y, 1, self.tile)) if self.full else (x, y)
+        self.X, self.Y = (padded(x, self.tile, int(self.own)), padded(y, self.tile, 1)) if self.full else (x, y)
         column = lambda vs: self.W.new_tensor(vs)[:, None]
         self.lr, self.l2 = column([m.stepper.base for m in ms]), column([m.o.l2 for m in ms]) if any(m.o.l2 for m in ms) else None
         self.clip = column([m.o.clip or float('inf') for m in ms]) if any(m.o.clip for m in ms) else None
@@ -204,11 +204,6 @@ def _stack(ps, own):
 def _ranges(start, stop, k): return [slice(i, min(i+k, stop)) for i in range(start, stop, k)]
 
 def _tile(net): return getattr(net, 'rows', 1)                                            # samples come in multiples of this
-
-def _padded(t, dim, tile):
-    "With the first sample repeated at the end, up to whole tiles"
-    k = -t.shape[dim]%tile
-    return torch.cat([t, t.narrow(dim, 0, 1).expand(*[k if i==dim else -1 for i in range(t.ndim)])], dim) if k else t
 
 def _outputs(self):
     "Outputs on the whole training set, and their pullback"
@@ -231,7 +226,7 @@ def _gradient(self, j):
             s, n = slice(s.start, s.start+self.rows), s.stop-s.start
             x, y = self.X[:, s] if self.own else self.X[s], self.Y[:, s]
         else:
-            i, n = _padded(self.order[:, s], 1, self.tile), s.stop-s.start
+            i, n = padded(self.order[:, s], self.tile, 1), s.stop-s.start
             x, y = self.X[self.each, i] if self.own else self.X[i], self.Y[self.each, i]
         f, pull = self.net(self.W, x, self.own or not self.full)
         G = G+self.pulled(f, pull, y, n, stop-start)
@@ -266,8 +261,8 @@ def _look(self, W, ps, own):
     "(mean loss, accuracy or None) of each of these problems, at the weights in a row of W"
     (x, y), total, right, n = _stack(ps, own), 0., None, ps[0].n
     for s in _ranges(0, n, self.rows):
-        f, _ = self.other(W, _padded(x[:, s] if own else x[s], int(own), self.tile), own)
-        loss, hit = _scores(self.loss_fn, self.shaped(f), _padded(y[:, s], 1, self.tile), s.stop-s.start)
+        f, _ = self.other(W, padded(x[:, s] if own else x[s], self.tile, int(own)), own)
+        loss, hit = _scores(self.loss_fn, self.shaped(f), padded(y[:, s], self.tile, 1), s.stop-s.start)
         total, right = total+loss, hit if right is None else right+hit
     return _means(total, right, n)
 
@@ -345,7 +340,7 @@ def _sizes(p, methods, own):
 def _tuned(p, b, own, most):
     "The number of members at which a pass takes least time for each, up to `most`"
     net, best, fastest, start = batched_vjp(p), 1, float('inf'), time.perf_counter()
-    x = p.x[:b]
+    x = padded(p.x[:b], _tile(net))
     for k in (2**i for i in range(8)):
         if k>most or time.perf_counter()-start>1.: break
         W, X, times = p.weights.expand(k, -1).clone(), x.expand(k, *x.shape).clone() if own else x, []

@@ -15,7 +15,7 @@ import torch
 
 from ..core import Problem, progress
 from ..optim.covariance import covariance_power, input_covariance
-from ..stacked import batched_vjp
+from ..stacked import batched_vjp, padded
 from .integrators import integrator, resized, trial
 from .loop import History
 
@@ -136,7 +136,7 @@ class _Pool:
         self.net, self.loss_fn, self.n, self.memory = batched_vjp(p), replace(p.loss_fn, pars=p.loss_fn.pars|({'alpha':1.} if 'alpha' in p.loss_fn.pars else {})), p.n, any(m.rules.tau for m in members)
         k = self.rows = getattr(self.net, 'rows', 1)
         self.n_test, self.chunk = len(test[0]) if test else 0, chunk and -(-chunk//k)*k
-        self.test, self.data = test and tuple(_filled(t, k) for t in test), None if own else _filled(data, k)
+        self.test, self.data = test and tuple(padded(t, k) for t in test), None if own else padded(data, k)
         self.metric_cut = slice(0, p._sizes[0]) if any(m.metric is not None for m in members) else None     # the first layer's weight
         for k in self._STATE: setattr(self, k, None)
 
@@ -167,11 +167,6 @@ class _Pool:
 
 
 # %% ../../nbs/55_train.gradient_flow.ipynb #3b4e08af
-def _filled(t, k, dim=0):
-    "Copies of the last sample up to a multiple of k"
-    more = -t.shape[dim]%k
-    return torch.cat([t, t.narrow(dim, -1, 1).expand(*t.shape[:dim], more, *t.shape[dim+1:])], dim) if more else t
-
 _NUMBERS = 'loss', 'mind', 'maxd', 'nd', 'err', 'grad_norm', 'dgrad', 'dout'
 
 def _numbers(loss, o, y, alpha, margin, g, n, before=None):
@@ -201,13 +196,13 @@ def _admit(self):
     if not new: return
     ps = [m.problem for m in new]
     W, alpha = torch.stack([p.weights for p in ps]), ps[0].weights.new_tensor([m.alpha for m in new])
-    X = _filled(torch.stack([p.x for p in ps]), self.rows, 1) if self.own else self.data
+    X = padded(torch.stack([p.x for p in ps]), self.rows, 1) if self.own else self.data
     F0 = self.outputs(W, X, self.own)
     T0 = self.outputs(W, self.test[0]) if self.test else None
-    Y = _filled(torch.stack([_as_labels(p, F0.shape[2]) for p in ps]), self.rows, 1)
+    Y = padded(torch.stack([_as_labels(p, F0.shape[2]) for p in ps]), self.rows, 1)
     state = dict(W=W, W0=W.clone(), F0=F0, T0=T0, Y=Y, alpha=alpha, V=torch.zeros_like(W) if self.memory else None)
     if self.own: state['X'] = X
-    if self.metric_cut is not None: state['metric'] = _filled(torch.stack([m.metric for m in new]), self.rows, 2)
+    if self.metric_cut is not None: state['metric'] = padded(torch.stack([m.metric for m in new]), self.rows, 2)
     old, self.metric = getattr(self, 'metric', None), state.get('metric')
     loss, state['O'], state['G'] = self.evaluate(W, F0 if self.subtract else None, Y, alpha, X)
     self.metric, first = old, len(self.live)
