@@ -163,7 +163,7 @@ def opened(
                 _round(e, tasks, store, bar, deaths)
                 if bar.missing()==left: bar.look('others are at work on the rest', now=True); time.sleep(min(1., expiry/4))
         _tidy(store, claims, expiry)
-        how = f'stopped by {Path(out)/"stop"}: {len(left)} runs are missing; remove the file to go on'
+        how = f'stopped by {Path(out)/"stop"}: {len(left)} run{" is" if len(left)==1 else "s are"} missing; remove the file to go on'
         if left: print(f'sweep: {how}', file=sys.stderr)
         return {k:todo[k] for k in left}
     with ExitStack() as stack: yield finish
