@@ -29,7 +29,7 @@ class Plan:
     def __str__(self):
         count = lambda n, one, many: f'{n} {one if n==1 else many}' if n else ''
         total, apart = sum(v for k,v in self.counts.items() if k!='excluded'), int((self.groups.missing==1).sum())
-        lines = [count(total, 'run', 'runs')+': '+(' x '.join(f'{v} {k}' for k,v in self.sizes.items()) or 'one point')]
+        lines = [f'{total} run{"s"*(total!=1)}: '+(' x '.join(f'{v} {k}' for k,v in self.sizes.items()) or 'one point')]
         lines.append(', '.join(f'{v} {k}' for k,v in self.counts.items() if v))
         if len(self.groups)>1:
             lines.append(count(len(self.groups)-apart, 'group that runs in batches', 'groups that run in batches'))
