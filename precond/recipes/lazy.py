@@ -18,7 +18,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from .. import data, kernel, models, viz
-from ..core import Problem, loss, pick_device
+from ..core import Problem, generator, loss, pick_device
 from ..sweep import Diverged, Grid
 from ..train import flow_ensemble
 
@@ -174,23 +174,24 @@ def ready(cfgs):
 
 # %% ../../nbs/86_recipes.lazy.ipynb #716ac928
 @functools.lru_cache(None)
-def _gradient_seconds(d, n, L, h, act, dtype, device, members=8, bound=2e8):
-    "Seconds of one gradient of one member; of fewer samples where it would take long, in proportion"
-    few = max(32, min(n, int(bound/(members*(h*d+(L-1)*h*h)))))
-    x = torch.zeros(few, d, dtype=getattr(torch, dtype), device=pick_device(device))
+def _gradient_seconds(d, n, L, h, act, dtype, device, bound=1e9):
+    "Seconds of one gradient of one member; of 1,024 samples at most, in proportion, and of fewer members and steps where it would take long"
+    few, weights = min(n, 1024), h*d+(L-1)*h*h
+    members = int(min(8, max(1, bound//(few*weights))))
+    x = torch.randn(few, d, generator=generator(0)).to(pick_device(device), getattr(torch, dtype))
     net = models.make('mf_fc', d_in=d, h=h, L=L, act=act, dtype=x.dtype).to(x.device)
-    ps, best = [Problem(net, loss('soft_hinge'), x, torch.ones(few, 1, dtype=x.dtype, device=x.device))]*members, math.inf
+    ps, best = [Problem(net, loss('soft_hinge'), x, x[:, :1].sign())]*members, math.inf
     for _ in range(2):
         start = time.perf_counter()
-        flows = flow_ensemble(ps, members=members, max_evals=4, progress=False)
+        flows = flow_ensemble(ps, members=members, max_evals=int(min(30, max(4, bound//(members*few*weights)))), progress=False)
         best = min(best, (time.perf_counter()-start)/sum(f.evals for f in flows))
     return best*n/few
 
 def cost(cfg)->float:
     "Seconds of a core that a run takes at most"
     d = cfg.d or dict(pca_cifar10=30).get(cfg.dataset, 10)
-    each = _gradient_seconds(d, cfg.ptr, cfg.L, cfg.h, cfg.act, cfg.dtype, cfg.device)
-    return min(cfg.max_evals*each or math.inf, cfg.max_wall or math.inf)
+    gradient = lambda: _gradient_seconds(d, cfg.ptr, cfg.L, cfg.h, cfg.act, cfg.dtype, cfg.device)
+    return min(cfg.max_evals*gradient() if cfg.max_evals else math.inf, cfg.max_wall or math.inf)
 
 # %% ../../nbs/86_recipes.lazy.ipynb #895cfcc1
 _M_ALPHA = [m*2.**e for m,e in ((41, -17), (33, -15), (13, -12), (41, -12), (1, -5), (13, -7), (5, -4), (1, 0), (25, -3))]+[
