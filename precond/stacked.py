@@ -270,6 +270,7 @@ class _Chain:
             if i>self.first: g = step.back(g, saved[i])
         return torch.cat([out[k] for k in self.names], 1)
 
+# %% ../nbs/17_stacked.ipynb #49963f96
 def padded(
     t:torch.Tensor, # samples along dim
     tile:int,       # the net's `rows`, or 1

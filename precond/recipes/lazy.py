@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Config', 'check', 'data_of', 'problem_of', 'rules_of', 'summary', 'run_batch', 'run', 'group', 'ready', 'cost',
-           'presets', 'Options', 'config_of', 'seeded', 'figure', 'write', 'main']
+           'presets', 'stored', 'Options', 'config_of', 'seeded', 'figure', 'write', 'main']
 
 # %% ../../nbs/86_recipes.lazy.ipynb #9f4ac654
 import functools, math, time
@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 
-from .. import data, kernel, models, viz
-from ..core import Problem, generator, loss, pick_device
+from .. import data, kernel, models, sweep, viz
+from ..core import Problem, generator, load_json, loss, pick_device, save_json
 from ..sweep import Diverged, Grid
 from ..train import flow_ensemble
 
@@ -232,6 +232,22 @@ def presets()->dict: # name -> Grid
         phase_powers_cifar=Grid(dict(power=[-1., -.5, 0.], seed_init=seeds[:3], alpha=decades[::2], h=_CIFAR), C, about='CIFAR-10: under powers'),
         quick=Grid(dict(seed_init=[0, 1, 2], alpha=[.1, 10., 1000.], h=[4, 8, 16]), small, about='under a minute'))
 
+# %% ../../nbs/86_recipes.lazy.ipynb #60f9a18c
+def stored(
+    grid, folder,  # of the sweep
+    workers:int=2,
+    drop=(),       # results that the file does without, beyond most histories
+    **how          # of `sweep.run`: batch, order...
+)->tuple:          # (Dataset, dict of wall_minutes, core_minutes, workers)
+    "The runs of a grid from the folder's runs.npz; where that is not there they are made, and it is written, outputs in half precision"
+    file, cost, start = Path(folder)/'runs.npz', Path(folder)/'cost.json', time.time()
+    if not file.exists():
+        ds = sweep.run('precond.recipes.lazy', grid, folder, workers=workers, **how)
+        save_json(cost, dict(wall_minutes=(time.time()-start)/60, core_minutes=sweep.table(folder).seconds.sum()/60, workers=workers))
+        past = [k for k in ds if k.startswith('history_') and k[8:] not in ('evals', 'nd', 'err_test')]
+        sweep.export(ds.drop_vars([*past, *drop]), file, [k for k in ds if k.startswith(('outputs_', 'best_outputs_', 'labels_')) and k not in drop])
+    return sweep.load(file), load_json(cost)
+
 # %% ../../nbs/86_recipes.lazy.ipynb #817277d7
 @dataclass
 class Options(Config):
@@ -265,7 +281,6 @@ def write(cfg, out)->Path:
 
 def main(cfg:Options):
     "Run, print and, with `out`, keep"
-    from precond import sweep
     c = check(config_of(cfg)); ready([c])
     if cfg.out:
         r = sweep.get('precond.recipes.lazy', c, cfg.out)
